@@ -1,0 +1,1 @@
+"""What the control domain does, in Python: domain control, consoles, xenstore."""

@@ -1,0 +1,1 @@
+"""The hypervisor. Modules are named as in Xen's own tree."""

@@ -1,0 +1,1 @@
+"""The built images of our own guests (sources in guests/)."""
