@@ -1,0 +1,305 @@
+"""What happened, in order: 64-byte trace records and the ring that holds them.
+
+Every trap, hypercall, event and scheduling decision leaves one record of a fixed shape, so that a million of them are
+a table that numpy reads as it lies. Kinds follow Xen's own trace classes where one exists (`trace_decode.XEN_EVENTS`).
+This module is on the start-up path: it imports `struct` and nothing heavier.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import namedtuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+RECORD = struct.Struct("<QQBBHI5Q")
+"""One record: time, rip, kind, vcpu, domain, number, a, b, c, d, result. Little-endian, no padding."""
+
+RECORD_SIZE = RECORD.size
+CHUNK_RECORDS = 65_536
+"""A chunk, the unit in which records go to a recording, is cut at every multiple of this many records."""
+
+CHUNK_TIME = 1_000_000_000
+"""... and at every multiple of this much virtual time, in nanoseconds."""
+
+U64 = (1 << 64) - 1
+
+Record = namedtuple("Record", "time rip kind vcpu domain number a b c d result")
+"""A record unpacked. `time`: virtual ns; `rip`: the guest's instruction pointer; the rest as `FIELDS[kind]` says."""
+
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("time", "<u8"),
+    ("rip", "<u8"),
+    ("kind", "u1"),
+    ("vcpu", "u1"),
+    ("domain", "<u2"),
+    ("number", "<u4"),
+    ("a", "<u8"),
+    ("b", "<u8"),
+    ("c", "<u8"),
+    ("d", "<u8"),
+    ("result", "<u8"),
+)
+"""Name and numpy type of each field, in the order of `RECORD`."""
+
+DOMID_XEN = 0x7FF2
+"""The domain of records that are the hypervisor's own (`DOMID_XEN` of Xen's public xen.h)."""
+
+
+class Kind:
+    """What a record tells. The numbers are part of the recording format: never reuse one."""
+
+    # control passes between a guest and the hypervisor
+    HYPERCALL = 1
+    MULTICALL_ENTRY = 2
+    EXCEPTION = 3
+    PAGE_FAULT = 4
+    DIRECT_TRAP = 5
+    SOFTWARE_INTERRUPT = 6
+    SYSCALL = 7
+    IRET = 8
+    # the hypervisor does an instruction's work for the guest
+    EMULATED = 16
+    IO_PORT = 17
+    CPUID = 18
+    MSR = 19
+    FPU_RESTORE = 20
+    GDT_LDT_FAULT = 21
+    FORCED_EMULATION = 22
+    # memory
+    PTE_WRITE = 32
+    PTE_UPDATE = 33
+    REFUSAL = 34
+    GRANT = 35
+    # event channels and time
+    EVENT_SEND = 48
+    EVENT_UPCALL = 49
+    EVENT_MASKED = 50
+    VIRQ = 51
+    TIMER = 52
+    # scheduling
+    SCHEDULE = 64
+    BLOCK = 65
+    WAKE = 66
+    IDLE = 67
+    YIELD = 68
+    # devices
+    CONSOLE_OUT = 80
+    CONSOLE_IN = 81
+    XENSTORE = 82
+    RING = 83
+    # a domain's life
+    DOMAIN_CREATE = 96
+    DOMAIN_SHUTDOWN = 97
+    DOMAIN_CRASH = 98
+    DOMAIN_DESTROY = 99
+    # the recording itself
+    INJECT = 112
+    LOST = 113
+    MARK = 114
+
+
+KIND_NAMES: dict[int, str] = {
+    number: name.lower() for name, number in vars(Kind).items() if isinstance(number, int) and name.isupper()
+}
+
+FIELDS: dict[int, str] = {
+    Kind.HYPERCALL: "number=hypercall a=arg1:x b=arg2:x c=arg3:x d=arg4:x result=result:signed",
+    Kind.MULTICALL_ENTRY: "number=hypercall a=arg1:x b=arg2:x c=arg3:x d=arg4:x result=result:signed",
+    Kind.EXCEPTION: "number=vector:vector a=error_code:x b=cr2:x c=handler:x d=rings:rings",
+    Kind.PAGE_FAULT: "number=error_code:pf_error a=cr2:x c=handler:x d=rings:rings",
+    Kind.DIRECT_TRAP: "number=vector:vector a=call:d c=handler:x d=rings:rings",
+    Kind.SOFTWARE_INTERRUPT: "number=vector:vector a=call:d c=handler:x d=rings:rings",
+    Kind.SYSCALL: "number=call:d a=arg1:x b=arg2:x c=handler:x d=rings:rings",
+    Kind.IRET: "a=to_rip:x b=flags:x c=to_rsp:x d=rings:rings",
+    Kind.EMULATED: "number=instruction:emulated a=value:x b=operand:x",
+    Kind.IO_PORT: "number=port:x a=write:flag b=bytes:d c=value:x",
+    Kind.CPUID: "number=leaf:x a=subleaf:x b=eax_ebx:pair c=ecx_edx:pair",
+    Kind.MSR: "number=msr:x a=write:flag b=value:x result=result:signed",
+    Kind.FPU_RESTORE: "",
+    Kind.GDT_LDT_FAULT: "number=error_code:x a=cr2:x b=offset:x result=result:signed",
+    Kind.FORCED_EMULATION: "number=bytes:d a=opcode:x",
+    Kind.PTE_WRITE: "number=level:d a=address:x b=machine_address:x c=old:x d=new:x result=result:signed",
+    Kind.PTE_UPDATE: "number=level:d a=command:d b=machine_address:x c=old:x d=new:x result=result:signed",
+    Kind.REFUSAL: "number=reason:d a=mfn:x b=machine_address:x c=old:x d=new:x result=result:signed",
+    Kind.GRANT: "number=operation:grant a=reference:d b=mfn:x c=peer:domid d=flags:x result=result:signed",
+    Kind.EVENT_SEND: "number=port:d a=peer:domid b=peer_port:d c=already_pending:flag",
+    Kind.EVENT_UPCALL: "number=selector:x a=pending:x c=handler:x d=rings:rings",
+    Kind.EVENT_MASKED: "number=port:d a=masked_by:masked_by",
+    Kind.VIRQ: "number=virq:virq a=port:d",
+    Kind.TIMER: "number=timer:timer a=deadline:ns",
+    Kind.SCHEDULE: "number=slice_us:d a=from:runner b=to:runner c=ran:ns",
+    Kind.BLOCK: "number=cause:block a=deadline:ns",
+    Kind.WAKE: "number=port:d",
+    Kind.IDLE: "a=until:ns",
+    Kind.YIELD: "",
+    Kind.CONSOLE_OUT: "number=bytes:d a=offset:d",
+    Kind.CONSOLE_IN: "number=bytes:d a=offset:d",
+    Kind.XENSTORE: "number=operation:xenstore a=request:d b=transaction:d c=bytes:d result=result:signed",
+    Kind.RING: "number=ring:ring a=producer:d b=consumer:d c=peer:domid",
+    Kind.DOMAIN_CREATE: "number=width:d a=pages:d b=vcpus:d c=entry:x d=start_info:x",
+    Kind.DOMAIN_SHUTDOWN: "number=reason:shutdown",
+    Kind.DOMAIN_CRASH: "number=reason:shutdown a=address:x b=error_code:x",
+    Kind.DOMAIN_DESTROY: "a=pages:d",
+    Kind.INJECT: "number=fault:d a=arg1:x b=arg2:x c=arg3:x d=arg4:x result=result:signed",
+    Kind.LOST: "a=records:d",
+    Kind.MARK: "number=mark:d",
+}
+"""What each kind keeps in number, a, b, c, d and result: `slot=name` or `slot=name:format`, fields not named are 0.
+
+A format of `trace_decode.FORMATS` says how the value is shown. `rings` is `rings(from, to)`, `runner` is
+`runner(domain, vcpu)`, `pair` two 32-bit registers, the first in the low half. A 32-bit guest's fifth hypercall
+argument (only `update_va_mapping_otherdomain` has one) lies in the high half of d.
+"""
+
+
+def rings(source: int, target: int) -> int:
+    """Pack the protection rings that control left and entered."""
+    return source | target << 8
+
+
+def runner(domain: int, vcpu: int) -> int:
+    """Pack who holds a processor: a domain's vCPU."""
+    return domain << 16 | vcpu
+
+
+Put = Callable[[int, int, int, int, int, int, int, int, int, int, int], None]
+Flush = Callable[[memoryview], None]
+
+RING_MAGIC = b"XENTUITR"
+RING_VERSION = 1
+RING_HEADER = struct.Struct("<8sIIQQ")
+"""Magic, version, record size, capacity in records, head; the rest of the header's 64 bytes is zero."""
+
+RING_HEADER_SIZE = 64
+_HEAD_INDEX = 3  # of the head among the header's 64-bit words
+
+
+class TraceRing:
+    """A ring of the latest records, handed on chunk by chunk so that a recording misses none.
+
+    `put(time, rip, kind, vcpu, domain, number, a, b, c, d, result)` appends one record. It is the hot path (about
+    0.25 µs) and checks nothing: the caller keeps each value within its field (`struct.error` otherwise) and gives
+    negative ones as `value & U64`. Bind it once: `put = ring.put`.
+
+    `capacity_records`: a power of two. `buffer`: writable, `TraceRing.size_of(capacity_records)` bytes, for a ring in
+    shared memory; by default the ring's own. `flush`: called with the rows of each chunk as they lie in the ring, to
+    be used before it returns. Chunks end at each multiple of `CHUNK_RECORDS` (or of the capacity, if that is less)
+    and before the first record at or past each multiple of `chunk_time` virtual ns (0: never): where the chunks are
+    cut depends on the records alone.
+    """
+
+    put: Put
+
+    def __init__(
+        self,
+        capacity_records: int = CHUNK_RECORDS,
+        buffer: memoryview | bytearray | None = None,
+        flush: Flush | None = None,
+        chunk_time: int = CHUNK_TIME,
+    ) -> None:
+        if capacity_records < 1 or capacity_records & (capacity_records - 1):
+            raise ValueError(f"a trace ring holds a power of two of records, not {capacity_records}")
+        size = self.size_of(capacity_records)
+        whole = memoryview(bytearray(size) if buffer is None else buffer).cast("B")
+        if whole.readonly or len(whole) < size:
+            raise ValueError(f"a trace ring of {capacity_records} records needs a writable buffer of {size} bytes")
+        self.capacity = capacity_records
+        self._rows = whole[RING_HEADER_SIZE:size]
+        self._words = whole[:RING_HEADER_SIZE].cast("Q")
+        RING_HEADER.pack_into(whole, 0, RING_MAGIC, RING_VERSION, RECORD_SIZE, capacity_records, 0)
+        self._build(flush, chunk_time)
+
+    @staticmethod
+    def size_of(capacity_records: int) -> int:
+        """Bytes that a ring of so many records takes, header included."""
+        return RING_HEADER_SIZE + capacity_records * RECORD_SIZE
+
+    def _build(self, flush: Flush | None, chunk_time: int) -> None:
+        """Make `put` and what shares its state as closures: local variables cost half of what attributes do."""
+        rows = self._rows
+        pack_into = RECORD.pack_into
+        record_size = RECORD_SIZE
+        ring_bytes = self.capacity * record_size
+        chunk_bytes = min(CHUNK_RECORDS, self.capacity) * record_size
+        never = 1 << 64
+        lapped = 0  # records written in the laps before this one
+        offset = 0  # of the next record in the ring
+        start = 0  # of the chunk being filled
+        end = chunk_bytes  # of that chunk when it is full
+        limit = 0 if chunk_time else never  # virtual time at which that chunk is cut
+
+        def cut() -> None:
+            nonlocal lapped, offset, start, end
+            if flush is not None and offset > start:
+                flush(rows[start:offset])
+            if offset == ring_bytes:
+                lapped += ring_bytes // record_size
+                offset = 0
+            start = offset
+            end = start - start % chunk_bytes + chunk_bytes
+
+        def reach(time: int) -> None:
+            nonlocal limit
+            cut()
+            limit = time - time % chunk_time + chunk_time
+
+        def put(
+            time: int,
+            rip: int,
+            kind: int,
+            vcpu: int,
+            domain: int,
+            number: int,
+            a: int,
+            b: int,
+            c: int,
+            d: int,
+            result: int,
+        ) -> None:
+            nonlocal offset
+            if time >= limit:
+                reach(time)
+            pack_into(rows, offset, time, rip, kind, vcpu, domain, number, a, b, c, d, result)
+            offset += record_size
+            if offset == end:
+                cut()
+
+        def head() -> int:
+            return lapped + offset // record_size
+
+        self.put = put
+        self._cut = cut
+        self._head = head
+
+    @property
+    def head(self) -> int:
+        """How many records were ever written: the number that the next one gets."""
+        return self._head()
+
+    def publish(self) -> None:
+        """Write `head` into the ring's header, for readers in other processes (one aligned 64-bit store)."""
+        self._words[_HEAD_INDEX] = self._head()
+
+    def flush(self) -> None:
+        """Hand on the chunk as far as it is filled: for the end of a run."""
+        self._cut()
+
+    def latest(self, count: int) -> list[Record]:
+        """The last `count` records or as many as the ring still holds, oldest first."""
+        head = self._head()
+        count = min(count, head, self.capacity)
+        unpack: Callable[..., tuple[Any, ...]] = RECORD.unpack_from
+        first = head - count
+        offsets = ((number % self.capacity) * RECORD_SIZE for number in range(first, head))
+        return [Record(*unpack(self._rows, offset)) for offset in offsets]
+
+
+def dtype() -> Any:
+    """The numpy type of a record. A function, so that numpy is imported by those who read and not at start-up."""
+    import numpy
+
+    return numpy.dtype(list(COLUMNS))
