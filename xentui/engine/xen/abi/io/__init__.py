@@ -1,0 +1,1 @@
+"""Shared rings between a guest and the tools of the control domain (xen/io/)."""
