@@ -74,6 +74,7 @@ class Kind:
     PTE_UPDATE = 33
     REFUSAL = 34
     GRANT = 35
+    MMUEXT = 36
     # event channels and time
     EVENT_SEND = 48
     EVENT_UPCALL = 49
@@ -125,6 +126,7 @@ FIELDS: dict[int, str] = {
     Kind.PTE_WRITE: "number=level:d a=address:x b=machine_address:x c=old:x d=new:x result=result:signed",
     Kind.PTE_UPDATE: "number=level:d a=command:d b=machine_address:x c=old:x d=new:x result=result:signed",
     Kind.REFUSAL: "number=reason:d a=mfn:x b=machine_address:x c=old:x d=new:x result=result:signed",
+    Kind.MMUEXT: "number=command:mmuext a=arg1:x b=arg2:x result=result:signed",
     Kind.GRANT: "number=operation:grant a=reference:d b=mfn:x c=peer:domid d=flags:x result=result:signed",
     Kind.EVENT_SEND: "number=port:d a=peer:domid b=peer_port:d c=already_pending:flag",
     Kind.EVENT_UPCALL: "number=selector:x a=pending:x c=handler:x d=rings:rings",

@@ -1,0 +1,72 @@
+"""The layout of a recording on disk (`.xtrace`): a magic, then blocks that each say their type, length and checksum.
+
+Shared by writer and reader, described for other programs in docs/recording.md. On the start-up path: the standard
+library only, and little of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import namedtuple
+
+from xentui.engine.trace import COLUMNS
+
+MAGIC = b"\x89XTRACE\n"
+"""First bytes of a recording. Not ASCII and with a line feed, so that a transfer as text is noticed."""
+
+FORMAT_VERSION = 1
+
+BLOCK = struct.Struct("<4sIQ")
+"""Before each block: its type, the CRC-32 of type, length and payload, the payload's length in bytes."""
+
+HEADER = b"HEAD"
+TRACE = b"TRCE"
+CONSOLE = b"CONS"
+INPUT = b"INPT"
+NOTE = b"NOTE"
+SNAPSHOT = b"SNAP"
+SUMMARY = b"DONE"
+INDEX = b"INDX"
+TAIL = b"TAIL"
+BLOCK_TYPES = frozenset({HEADER, TRACE, CONSOLE, INPUT, NOTE, SNAPSHOT, SUMMARY, INDEX, TAIL})
+
+TRACE_HEAD = struct.Struct(f"<QQQI{len(COLUMNS)}I")
+"""Before a trace block's columns: first record's number, first and last time, records, each column's packed size."""
+
+MAX_CHUNK_RECORDS = 1 << 20
+"""A trace block never holds more: the reader's guard against a damaged count."""
+
+CONSOLE_HEAD = struct.Struct("<QQII")
+"""Before a console block's packed pieces: first and last time, pieces, size unpacked."""
+
+PIECE = struct.Struct("<QHBxI")
+"""One piece of console traffic: time, domain, direction, bytes; all pieces' bytes follow the last of these."""
+
+OUT = 0
+IN = 1
+
+MOMENT = struct.Struct("<Q")
+"""Before the payload of an input, a note, a snapshot: its virtual time."""
+
+INPUT_HEAD = struct.Struct("<QH")
+"""Before the bytes of an input: virtual time, domain."""
+
+INDEX_ENTRY = struct.Struct("<4s4xQQQQQQ")
+"""One block in the index: the fields of `Entry`."""
+
+Entry = namedtuple("Entry", "type offset length first_record records first_time last_time")
+"""A block: `offset` is where its payload lies in the file, `length` the payload's bytes; times in virtual ns."""
+
+TAIL_BODY = struct.Struct("<Q")
+"""The last block's payload: where the index block begins. A recording that was ended in order ends with it."""
+
+TAIL_SIZE = BLOCK.size + TAIL_BODY.size
+
+COLUMN_BYTES: tuple[int, ...] = tuple(int(code[-1]) for _, code in COLUMNS)
+"""Width of each column in bytes."""
+
+TIME_BYTES = 8
+
+
+class RecordingError(Exception):
+    """A recording cannot be written or read; the message is one line that names the file and says why."""
