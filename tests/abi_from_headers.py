@@ -121,7 +121,7 @@ def constants(names: list[str], width: int) -> dict[str, int]:
 
     body = "".join(f"  (unsigned long long)({name}), ({name}) < 0,\n" for name in names)
     source = _prologue() + "const unsigned long long abi_values[] = {\n" + body + "0 };\n"
-    elf: Any = ELFFile(io.BytesIO(_compile(source, width, "-c", "-D__XEN_TOOLS__")))  # type: ignore[no-untyped-call]
+    elf: Any = ELFFile(io.BytesIO(_compile(source, width, "-c", "-D__XEN_TOOLS__")))
     words = struct.unpack_from(f"<{2 * len(names)}Q", elf.get_section_by_name(".rodata").data())
     signed = zip(words[::2], words[1::2], strict=True)
     return {name: value - (1 << 64) * negative for name, (value, negative) in zip(names, signed, strict=True)}
@@ -220,7 +220,7 @@ def structures(width: int) -> dict[str, Structure]:
     from elftools.elf.elffile import ELFFile
 
     unit = _compile(_prologue(), width, "-c", "-g", "-fno-eliminate-unused-debug-types")
-    elf: Any = ELFFile(io.BytesIO(unit))  # type: ignore[no-untyped-call]
+    elf: Any = ELFFile(io.BytesIO(unit))
     found = {}
     for compilation_unit in elf.get_dwarf_info(relocate_dwarf_sections=True).iter_CUs():
         for die in compilation_unit.get_top_DIE().iter_children():
