@@ -1,0 +1,60 @@
+/* From the first instruction in C to the guest's own main. */
+#include "guest.h"
+
+start_info_t *start_info;
+shared_info_t *shared_info;
+
+void guest_start(start_info_t *info);
+
+bool is_initial_domain(void)
+{
+    return start_info->flags & SIF_INITDOMAIN;
+}
+
+/* Find "name=value" among the words of the command line; value gets what follows, at most size - 1 characters. */
+bool option(const char *name, char *value, size_t size)
+{
+    const char *at = (const char *)start_info->cmd_line;
+    size_t length = strlen(name);
+    while (*at) {
+        if (!strncmp(at, name, length) && at[length] == '=') {
+            size_t n = 0;
+            for (at += length + 1; *at && *at != ' ' && n + 1 < size; at++)
+                value[n++] = *at;
+            value[n] = 0;
+            return true;
+        }
+        while (*at && *at != ' ')
+            at++;
+        while (*at == ' ')
+            at++;
+    }
+    return false;
+}
+
+unsigned long option_number(const char *name, unsigned long otherwise)
+{
+    char value[24];
+    return option(name, value, sizeof(value)) ? parse_number(value) : otherwise;
+}
+
+void shut_down(unsigned int reason)
+{
+    struct sched_shutdown shutdown = {.reason = reason};
+    for (;;)
+        hypercall_sched_op(SCHEDOP_shutdown, &shutdown);
+}
+
+void guest_start(start_info_t *info)
+{
+    start_info = info;
+    memory_init();
+    map_shared_info();
+    events_init();
+    console_init();
+    protect_own_image();
+    traps_init();
+    events_on();
+    guest_main();
+    shut_down(SHUTDOWN_poweroff);
+}
