@@ -103,19 +103,79 @@ class Kind:
     MARK = 114
 
 
-KIND_NAMES: dict[int, str] = {
-    number: name.lower() for name, number in vars(Kind).items() if isinstance(number, int) and name.isupper()
-}
+class Instruction:
+    """`number` of EMULATED: what the hypervisor did in the guest's place (IN, OUT, CPUID and MSRs: their own kinds)."""
+
+    CLI = 1
+    STI = 2
+    HLT = 3
+    READ_CR = 4
+    WRITE_CR = 5
+    READ_DR = 6
+    WRITE_DR = 7
+    CLTS = 8
+    LMSW = 9
+    INVLPG = 10
+    RDTSC = 11
+    RDTSCP = 12
+    RDPMC = 13
+    WBINVD = 14
+    INVD = 15
+    XSETBV = 16
+    FAR_CALL = 17
+    FAR_JUMP = 18
+
+
+class MaskedBy:
+    """`a` of EVENT_MASKED: which mask holds the event back, the port's own or the vCPU's."""
+
+    PORT = 0
+    VCPU = 1
+
+
+class Timer:
+    """`number` of TIMER: which of a vCPU's timers expired."""
+
+    SINGLESHOT = 0
+    PERIODIC = 1
+    SET_TIMER_OP = 2
+    POLL = 3
+
+
+class Cause:
+    """`number` of BLOCK: why a vCPU gave up its processor."""
+
+    BLOCK = 0
+    POLL = 1
+    PAUSE = 2
+    DOWN = 3
+
+
+class SharedRing:
+    """`number` of RING: whose pointers moved."""
+
+    CONSOLE_OUT = 0
+    CONSOLE_IN = 1
+    XENSTORE_REQUEST = 2
+    XENSTORE_RESPONSE = 3
+
+
+def names_of(namespace: type) -> dict[int, str]:
+    """Number to name, in lower case, of one of the classes above."""
+    return {number: name.lower() for name, number in vars(namespace).items() if name.isupper()}
+
+
+KIND_NAMES = names_of(Kind)
 
 FIELDS: dict[int, str] = {
     Kind.HYPERCALL: "number=hypercall a=arg1:x b=arg2:x c=arg3:x d=arg4:x result=result:signed",
     Kind.MULTICALL_ENTRY: "number=hypercall a=arg1:x b=arg2:x c=arg3:x d=arg4:x result=result:signed",
-    Kind.EXCEPTION: "number=vector:vector a=error_code:x b=cr2:x c=handler:x d=rings:rings",
-    Kind.PAGE_FAULT: "number=error_code:pf_error a=cr2:x c=handler:x d=rings:rings",
+    Kind.EXCEPTION: "number=vector:vector a=error_code:x b=cr2:x c=handler:x d=rings:rings_via_xen",
+    Kind.PAGE_FAULT: "number=error_code:pf_error a=cr2:x c=handler:x d=rings:rings_via_xen",
     Kind.DIRECT_TRAP: "number=vector:vector a=call:d c=handler:x d=rings:rings",
-    Kind.SOFTWARE_INTERRUPT: "number=vector:vector a=call:d c=handler:x d=rings:rings",
-    Kind.SYSCALL: "number=call:d a=arg1:x b=arg2:x c=handler:x d=rings:rings",
-    Kind.IRET: "a=to_rip:x b=flags:x c=to_rsp:x d=rings:rings",
+    Kind.SOFTWARE_INTERRUPT: "number=vector:vector a=call:d c=handler:x d=rings:rings_via_xen",
+    Kind.SYSCALL: "number=call:d a=arg1:x b=arg2:x c=handler:x d=rings:rings_via_xen",
+    Kind.IRET: "a=to_rip:x b=flags:x c=to_rsp:x d=rings:rings_via_xen",
     Kind.EMULATED: "number=instruction:emulated a=value:x b=operand:x",
     Kind.IO_PORT: "number=port:x a=write:flag b=bytes:d c=value:x",
     Kind.CPUID: "number=leaf:x a=subleaf:x b=eax_ebx:pair c=ecx_edx:pair",
@@ -124,12 +184,12 @@ FIELDS: dict[int, str] = {
     Kind.GDT_LDT_FAULT: "number=error_code:x a=cr2:x b=offset:x result=result:signed",
     Kind.FORCED_EMULATION: "number=bytes:d a=opcode:x",
     Kind.PTE_WRITE: "number=level:d a=address:x b=machine_address:x c=old:x d=new:x result=result:signed",
-    Kind.PTE_UPDATE: "number=level:d a=command:d b=machine_address:x c=old:x d=new:x result=result:signed",
+    Kind.PTE_UPDATE: "number=level:d a=command:mmu_update b=machine_address:x c=old:x d=new:x result=result:signed",
     Kind.REFUSAL: "number=reason:d a=mfn:x b=machine_address:x c=old:x d=new:x result=result:signed",
     Kind.MMUEXT: "number=command:mmuext a=arg1:x b=arg2:x result=result:signed",
     Kind.GRANT: "number=operation:grant a=reference:d b=mfn:x c=peer:domid d=flags:x result=result:signed",
     Kind.EVENT_SEND: "number=port:d a=peer:domid b=peer_port:d c=already_pending:flag",
-    Kind.EVENT_UPCALL: "number=selector:x a=pending:x c=handler:x d=rings:rings",
+    Kind.EVENT_UPCALL: "number=selector:x a=pending:x c=handler:x d=rings:rings_via_xen",
     Kind.EVENT_MASKED: "number=port:d a=masked_by:masked_by",
     Kind.VIRQ: "number=virq:virq a=port:d",
     Kind.TIMER: "number=timer:timer a=deadline:ns",
@@ -152,9 +212,9 @@ FIELDS: dict[int, str] = {
 }
 """What each kind keeps in number, a, b, c, d and result: `slot=name` or `slot=name:format`, fields not named are 0.
 
-A format of `trace_decode.FORMATS` says how the value is shown. `rings` is `rings(from, to)`, `runner` is
-`runner(domain, vcpu)`, `pair` two 32-bit registers, the first in the low half. A 32-bit guest's fifth hypercall
-argument (only `update_va_mapping_otherdomain` has one) lies in the high half of d.
+A format of `trace_decode.FORMATS` says how the value is shown. `rings` is `rings(from, to)`, `rings_via_xen` the same
+with ring 0 in between, `runner` is `runner(domain, vcpu)`, `pair` two 32-bit registers, the first in the low half. A
+32-bit guest's fifth hypercall argument (only `update_va_mapping_otherdomain` has one) lies in the high half of d.
 """
 
 
