@@ -1,0 +1,202 @@
+"""The oracle: a guest image as domain 0 of real Xen 4.17, under QEMU's own emulation.
+
+``python -m tests.real_xen IMAGE [COMMAND LINE]`` prints what the guest prints. Xen is Debian's package
+``xen-hypervisor-4.17-amd64``, fetched once into the cache folder (`tests.kernels.cache_folder`); QEMU is
+``qemu-system-x86_64`` with ``-accel tcg``, so that it runs wherever this does. Only 64-bit guests: Debian's Xen has no
+32-bit PV. As domain 0 a guest is privileged and its console is the hypervisor's serial line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import gzip
+import os
+import re
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.kernels import Apt, cache_folder
+
+QEMU = "qemu-system-x86_64"
+PACKAGE = "xen-hypervisor-4.17-amd64"
+GUEST_STARTS = b"init memory"
+"""Xen's last words ("Freed ...kB init memory") before domain 0 runs."""
+ENDED = re.compile(rb"\(XEN\) Hardware Dom0 (halted|shutdown|crashed)[^\n]*\n")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class XenRun:
+    """What one run on real Xen gave."""
+
+    lines: list[str]
+    """The guest's lines, without line ends, carriage returns and Xen's own messages."""
+    times: list[float]
+    """For each line, seconds from the start of QEMU to its last character."""
+    log: list[str]
+    """Xen's own messages."""
+    ending: str
+    """How it ended: "halted", "shutdown" (reboot), "crashed", or "" when `until` matched."""
+
+
+def fetch_xen() -> Path:
+    """The unpacked hypervisor, an ELF file that QEMU starts by multiboot; downloaded on the first call."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    unpacked = folder / "xen-4.17-amd64"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not unpacked.is_file():
+            compressed = Apt(folder, "amd64").unpack(PACKAGE) / "boot/xen-4.17-amd64.gz"
+            partial = unpacked.with_suffix(".partial")
+            partial.write_bytes(gzip.decompress(compressed.read_bytes()))
+            partial.rename(unpacked)
+    return unpacked
+
+
+def qemu_command(image: Path, cmdline: str, xen_options: str, memory: int, dom0_memory: int) -> list[str]:
+    """The QEMU command line: Xen as the multiboot kernel, the guest image as its first module.
+
+    QEMU 7.2's Nehalem has neither SMAP nor SMEP, and Xen must not look for them; a comma in a module's command line is
+    doubled, because QEMU separates modules by commas.
+    """
+    modules = " ".join(filter(None, [str(image), cmdline])).replace(",", ",,")
+    options = f"console=com1 dom0_mem={dom0_memory}M smap=0 smep=0 {xen_options}".strip()
+    machine = f"-accel tcg -cpu Nehalem -m {memory} -display none -serial stdio -monitor none -no-reboot".split()
+    return [QEMU, *machine, "-kernel", str(fetch_xen()), "-initrd", modules, "-append", options]
+
+
+def run_on_xen(
+    image: Path | str,
+    cmdline: str = "",
+    *,
+    until: str | None = None,
+    answers: Sequence[tuple[str, str]] = (),
+    ramdisk: Path | str | None = None,
+    xen_options: str = "",
+    memory: int = 256,
+    dom0_memory: int = 64,
+    timeout: float = 120.0,
+) -> XenRun:
+    """Run a guest as domain 0 until it shuts down, or until a whole line of its console matches `until`.
+
+    `answers` are (regular expression, text) pairs, in order: the text is typed when the console's output since the last
+    answer matches. Memory is in MB, `timeout` in seconds of real time. Raises FileNotFoundError where QEMU or the image
+    is missing, and TimeoutError, with the last of what was printed, when neither end comes in time.
+    """
+    if shutil.which(QEMU) is None:
+        raise FileNotFoundError(f"{QEMU}: not installed (Debian: qemu-system-x86)")
+    if not Path(image).is_file():
+        raise FileNotFoundError(f"{image}: no such guest image")
+    with tempfile.TemporaryDirectory() as folder:
+        # QEMU takes everything behind the first space for the module's command line, so the path must have none
+        link = Path(folder) / Path(image).name.replace(" ", "_")
+        link.symlink_to(Path(image).resolve())
+        command = qemu_command(link, cmdline, xen_options, memory, dom0_memory)
+        if ramdisk is not None:
+            disk = Path(folder) / "ramdisk"
+            disk.symlink_to(Path(ramdisk).resolve())
+            command[command.index("-initrd") + 1] += f",{disk}"
+        return _Session(command, until, answers).run(timeout)
+
+
+class _Session:
+    """One QEMU process and what came from its serial line."""
+
+    def __init__(self, command: list[str], until: str | None, answers: Sequence[tuple[str, str]]) -> None:
+        self.command = command
+        self.until = re.compile(until) if until else None
+        self.answers = [(re.compile(pattern.encode()), text.encode()) for pattern, text in answers]
+        self.output = bytearray()
+        self.line_times: list[float] = []  # one for each newline of the output
+        self.answered = 0
+
+    def run(self, timeout: float) -> XenRun:
+        """Start QEMU, read until the end, and leave no process behind."""
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+        )
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            while not self._ended():
+                left = start + timeout - time.perf_counter()
+                ready = left > 0 and select.select([process.stdout], [], [], left)[0]
+                if not ready:
+                    raise TimeoutError(f"no end after {timeout:.0f} s; last output:\n{self._tail()}")
+                chunk = os.read(process.stdout.fileno(), 65536)
+                if not chunk:
+                    break
+                self.output += chunk
+                self.line_times += [time.perf_counter() - start] * chunk.count(b"\n")
+                self._answer(process.stdin.fileno())
+        finally:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+        return self._result()
+
+    def _answer(self, keyboard: int) -> None:
+        """Type what the next answer has, once its pattern has come."""
+        while self.answers and (match := self.answers[0][0].search(self.output, self.answered)):
+            self.answered = match.end()
+            os.write(keyboard, self.answers.pop(0)[1])
+
+    def _ended(self) -> bool:
+        if ENDED.search(self.output):
+            return True
+        return self.until is not None and any(self.until.search(line) for line, _ in self._guest_lines())
+
+    def _guest_lines(self) -> list[tuple[str, float]]:
+        """The guest's lines with their times; one that Xen's message cut in two is put together again."""
+        lines: list[tuple[str, float]] = []
+        started, begun = False, ""
+        raw = self.output.split(b"\n")[:-1]
+        for line, moment in zip(raw, self.line_times, strict=True):
+            own, is_xen, _ = line.partition(b"(XEN) ")
+            if started and is_xen:
+                begun += own.decode(errors="replace")
+            elif started:
+                lines.append(((begun + own.decode(errors="replace")).replace("\r", ""), moment))
+                begun = ""
+            started = started or GUEST_STARTS in line
+        return lines
+
+    def _tail(self) -> str:
+        return self.output[-2000:].decode(errors="replace")
+
+    def _result(self) -> XenRun:
+        ending = ENDED.search(self.output)
+        stopped = self.until is not None and any(self.until.search(line) for line, _ in self._guest_lines())
+        if ending is None and not stopped:
+            raise RuntimeError(f"QEMU ended before the guest did:\n{self._tail()}")
+        guest = self._guest_lines()
+        log = [line for line in self.output.decode(errors="replace").replace("\r", "").split("\n") if "(XEN)" in line]
+        return XenRun(
+            [line for line, _ in guest], [moment for _, moment in guest], log, ending[1].decode() if ending else ""
+        )
+
+
+def main(arguments: list[str]) -> int:
+    """Run one image and print its lines; the exit status is 0 when it powered off or asked for a reboot."""
+    if not arguments or arguments[0].startswith("-"):
+        print("usage: python -m tests.real_xen IMAGE [COMMAND LINE]", file=sys.stderr)
+        return 2
+    try:
+        run = run_on_xen(arguments[0], " ".join(arguments[1:]))
+    except (OSError, RuntimeError) as error:
+        print(f"real_xen: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(run.lines))
+    return 1 if run.ending == "crashed" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
