@@ -20,7 +20,7 @@ MAX_NOTES = 65536
 """As libelf's ELF_MAX_TOTAL_NOTE_COUNT: more notes than this are no kernel's."""
 MAX_SYMBOL_NAME = 1024
 
-ELF_TYPES = {0: "a file of no type", 1: "a relocatable object", 3: "a shared object", 4: "a core dump"}
+ELF_TYPES = {0: "a file of no type", 1: "a relocatable object", 3: "a shared object or program", 4: "a core dump"}
 MACHINES = {2: "SPARC", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "S/390", 40: "Arm", 50: "IA-64"}
 MACHINES |= {183: "AArch64", 243: "RISC-V", 247: "BPF", 258: "LoongArch"}
 
