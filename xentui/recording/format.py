@@ -39,6 +39,9 @@ MAX_CHUNK_RECORDS = 1 << 20
 CONSOLE_HEAD = struct.Struct("<QQII")
 """Before a console block's packed pieces: first and last time, pieces, size unpacked."""
 
+MAX_CONSOLE_BYTES = 1 << 28
+"""A console block never unpacks to more: the reader's guard against a damaged size."""
+
 PIECE = struct.Struct("<QHBxI")
 """One piece of console traffic: time, domain, direction, bytes; all pieces' bytes follow the last of these."""
 

@@ -49,7 +49,7 @@ def split_columns(rows: memoryview) -> list[bytes]:
     """
     words, halves, quads = rows.cast("Q"), rows.cast("H"), rows.cast("I")
     times = words[0::8].tolist()
-    steps = array("Q", [0])
+    steps = array("q", [0])  # signed: were time ever to go back, the recording still holds it
     steps.extend(map(sub, times[1:], times))
     step_bytes = steps.tobytes()
     columns = [b"".join(step_bytes[plane::8] for plane in range(layout.TIME_BYTES)), words[1::8].tobytes()]
@@ -232,6 +232,32 @@ class RecordingWriter:
                 self._cut_console()
             finally:
                 self._file.close()
+
+
+def annotate(path: str, time: int, text: str) -> None:
+    """Append a note on a moment (virtual ns) to a finished recording, or to what a kill has left of one."""
+    from xentui.recording.blocks import BlockReader
+    from xentui.recording.reader import Recording
+
+    with Recording(path) as recording:
+        entries, records = list(recording.entries), len(recording)
+    whole = BlockReader(path)
+    try:
+        end = whole.ends_whole()
+    finally:
+        whole.close()
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        os.ftruncate(fd, end)
+        os.lseek(fd, end, os.SEEK_SET)
+    except OSError as error:
+        raise RecordingError(f"{path}: the note cannot be added: {_reason(error)}") from None
+    file = BlockFile(path, fd, end, [entry for entry in entries if entry.type not in (layout.INDEX, layout.TAIL)])
+    try:
+        file.block(layout.NOTE, layout.MOMENT.pack(time) + text.encode(), records, 0, (time, time))
+        file.seal()
+    finally:
+        file.close()
 
 
 def _create(path: str) -> int:

@@ -1,0 +1,180 @@
+"""Domains and their virtual CPUs: what the hypervisor remembers of each.
+
+Registers of a running vCPU live in the processor (`vcpu.q`, `vcpu.i`: x86/state.py); everything here is what real
+Xen keeps in struct vcpu and struct domain (xen/include/asm-x86/domain.h).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xentui.engine.x86.paging import AddressSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xentui.engine.x86.cpu import Processor
+    from xentui.engine.xen.event_channel import EventChannels
+    from xentui.engine.xen.grant_table import GrantTable
+    from xentui.engine.xen.hypervisor import Hypervisor
+
+# RUNSTATE_* of public/vcpu.h
+RUNNING, RUNNABLE, BLOCKED, OFFLINE = 0, 1, 2, 3
+
+NO_FRAME = -1
+
+
+class TrapHandler:
+    """One entry of a guest's trap table (public/arch-x86/xen.h, struct trap_info)."""
+
+    __slots__ = ("address", "dpl", "masks_events", "selector")
+
+    def __init__(self, address: int, selector: int, dpl: int, masks_events: bool) -> None:
+        self.address = address
+        """Where the handler starts."""
+        self.selector = selector
+        """Its code segment; 64-bit guests always get the flat one."""
+        self.dpl = dpl
+        """The least privileged ring that may raise the vector with INT n."""
+        self.masks_events = masks_events
+        """Entering the handler also masks event upcalls, as an interrupt gate clears IF."""
+
+
+class Vcpu:
+    """A virtual CPU. Times are in nanoseconds of virtual time; `info` is its vcpu_info, in guest memory."""
+
+    def __init__(self, domain: Domain, number: int, processor: Processor) -> None:
+        self.domain = domain
+        self.hv = domain.hv
+        self.id = number
+        self.width = domain.width
+        self.processor = processor
+        self.q, self.i = processor.state.q, processor.state.i
+        self.ram = domain.hv.ram
+        self.space = AddressSpace(domain.hv.ram64)
+        self.saved: bytes | None = None
+        """The processor's state while another vCPU has the processor."""
+
+        # where it is and what it runs on
+        self.kernel_mode = True
+        """64-bit guests: kernel (True) or user; both run in ring 3 and only the hypervisor knows."""
+        self.guest_table = NO_FRAME
+        """Frame of the kernel's top-level page table (L4, or L3 of a PAE guest)."""
+        self.guest_table_user = NO_FRAME
+        """Frame of the user L4 of a 64-bit guest."""
+        self.monitor_table = NO_FRAME
+        """The hypervisor's own L4 above a 32-bit guest's L3."""
+        self.kernel_ss, self.kernel_sp = 0, 0
+        self.inactive_gs_base = 0
+        """The GS base of the mode that is not running: the user's while in the kernel, and the other way round."""
+
+        # what it asked for
+        self.traps: list[TrapHandler | None] = [None] * 256
+        self.event_callback = (0, 0)
+        """(selector, address)"""
+        self.failsafe_callback = (0, 0)
+        self.failsafe_masks_events = False
+        self.syscall_callback = 0
+        self.syscall_masks_events = False
+        self.syscall32_callback = (0, 0)
+        self.sysenter_callback = (0, 0)
+        self.nmi_callback = 0
+        self.iopl = 0
+        self.io_bitmap, self.io_bitmap_ports = 0, 0
+        self.gdt_frames: list[int] = []
+        self.gdt_entries = 0
+        self.ldt_base, self.ldt_entries = 0, 0
+        self.cr0_ts = False
+        self.cr4 = 0
+        self.debug = [0, 0, 0, 0, 0, 0, 0xFFFF0FF0, 0x400]
+
+        # events and scheduling
+        self.info: memoryview = memoryview(bytearray(64))
+        """vcpu_info: byte 0 is evtchn_upcall_pending, byte 1 evtchn_upcall_mask."""
+        self.info_frame, self.info_offset = NO_FRAME, 0
+        self.online = False
+        self.runstate = OFFLINE
+        self.runstate_since = 0
+        self.runstate_time = [0, 0, 0, 0]
+        self.runstate_area = 0
+        """Guest virtual address of the runstate area it registered, or 0."""
+        self.time_area = 0
+        self.poll_ports: tuple[int, ...] | None = None
+        self.virq_ports: dict[int, int] = {}
+        self.time_version = 0
+
+    @property
+    def name(self) -> str:
+        """`d1v0`, as Xen's log has it."""
+        return f"d{self.domain.id}v{self.id}"
+
+    @property
+    def in_kernel(self) -> bool:
+        """Is the guest's kernel running (rather than its user code)? (Xen: guest_kernel_mode)"""
+        if self.width == 64:
+            return self.kernel_mode
+        return self.i[44] & 3 == 1
+
+    def flush_tlb(self) -> None:
+        """Drop every cached translation of this vCPU."""
+        self.space.flush()
+        if self.processor.vcpu is self:
+            self.processor.flush_tlb()
+
+    def flush_page(self, address: int) -> None:
+        """Drop the cached translation of the page at `address`."""
+        self.space.flush_page(address)
+        if self.processor.vcpu is self:
+            self.processor.flush_page(address)
+
+
+class Domain:
+    """A domain: a guest, its memory, its vCPUs and its ends of what is shared."""
+
+    def __init__(self, hv: Hypervisor, number: int, name: str, width: int) -> None:
+        self.hv = hv
+        self.id = number
+        self.name = name
+        self.width = width
+        """32 or 64: the word size of its kernel."""
+        self.handle = number.to_bytes(16, "big")
+        """UUID."""
+        self.vcpus: list[Vcpu] = []
+        self.max_pages = 0
+        """Frames that it may hold at most."""
+        self.tot_pages = 0
+        """Frames that it holds now."""
+        self.vm_assist = 0
+        self.shared_info_frame = NO_FRAME
+        self.shared_info: memoryview = memoryview(b"")
+        self.gdt_window: list[int] = []
+        """Frames of the per-domain L1 tables behind the descriptor-table window, one for each vCPU."""
+        self.perdomain_l3 = NO_FRAME
+        self.events: EventChannels
+        self.grants: GrantTable
+        self.console_frame, self.console_port = NO_FRAME, 0
+        self.store_frame, self.store_port = NO_FRAME, 0
+        self.shutdown_code: int | None = None
+        """SHUTDOWN_* once it has shut down."""
+        self.crash_reason = ""
+        self.paused = 0
+        self.dying = False
+        self.wall_clock_offset = 0
+        self.unimplemented: dict[int, int] = {}
+        """Hypercall number to how often it got -ENOSYS."""
+        self.on_shutdown: Callable[[Domain], None] | None = None
+
+    @property
+    def long_size(self) -> int:
+        """Bytes in the guest's `unsigned long`."""
+        return self.width // 8
+
+    @property
+    def runnable(self) -> bool:
+        """May its vCPUs run at all?"""
+        return self.shutdown_code is None and not self.paused and not self.dying
+
+    def flush_tlb(self) -> None:
+        """Drop every cached translation of every vCPU."""
+        for vcpu in self.vcpus:
+            vcpu.flush_tlb()
