@@ -8,12 +8,8 @@ This module is on the start-up path: it imports `struct` and nothing heavier.
 from __future__ import annotations
 
 import struct
-from collections import namedtuple
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any, NamedTuple
 
 RECORD = struct.Struct("<QQBBHI5Q")
 """One record: time, rip, kind, vcpu, domain, number, a, b, c, d, result. Little-endian, no padding."""
@@ -27,8 +23,22 @@ CHUNK_TIME = 1_000_000_000
 
 U64 = (1 << 64) - 1
 
-Record = namedtuple("Record", "time rip kind vcpu domain number a b c d result")
-"""A record unpacked. `time`: virtual ns; `rip`: the guest's instruction pointer; the rest as `FIELDS[kind]` says."""
+
+class Record(NamedTuple):
+    """A record unpacked. `time`: virtual ns; `rip`: the guest's instruction pointer; the rest as `FIELDS[kind]` says."""
+
+    time: int
+    rip: int
+    kind: int
+    vcpu: int
+    domain: int
+    number: int
+    a: int
+    b: int
+    c: int
+    d: int
+    result: int
+
 
 COLUMNS: tuple[tuple[str, str], ...] = (
     ("time", "<u8"),

@@ -8,7 +8,7 @@ from struct import error as struct_error
 from zlib import crc32
 
 from xentui.recording import format as layout
-from xentui.recording.format import Entry, RecordingError
+from xentui.recording.format import CutOff, Entry, RecordingError
 
 _PIECE_BYTES = 1 << 20
 _MOMENTS = frozenset({layout.INPUT, layout.NOTE, layout.SNAPSHOT})
@@ -57,6 +57,10 @@ class BlockReader:
         """The error for a block that is not as it was written."""
         return RecordingError(f"{self.path}: damaged at byte {offset}: {what}")
 
+    def cut_off(self, offset: int) -> CutOff:
+        """The error for a file that ends too early."""
+        return CutOff(f"{self.path}: cut off at byte {offset}: what was recorded after it is lost")
+
     def payload(self, entry: Entry) -> bytes:
         """A block's payload, its checksum verified."""
         start = entry.offset - layout.BLOCK.size
@@ -69,11 +73,11 @@ class BlockReader:
         """Type and payload length of the block at `start`, its checksum verified; `RecordingError` if not whole."""
         head = self.read(start, layout.BLOCK.size)
         if len(head) < layout.BLOCK.size:
-            raise self.damaged(start, "the file ends within a block's head")
+            raise self.cut_off(start)
         kind, check, length = layout.BLOCK.unpack(head)
         position = start + layout.BLOCK.size
         if length > self.size - position:
-            raise self.damaged(start, "the file ends within a block")
+            raise self.cut_off(start)
         found = crc32(kind + length.to_bytes(8, "little"))
         end = position + length
         while position < end:
@@ -116,16 +120,6 @@ class BlockReader:
             if not first <= entry.offset <= entry.offset + entry.length <= end:
                 return None
         return entries if entries and contiguous(entries) else None
-
-    def ends_whole(self) -> int:
-        """Where the last whole block ends: the place to append at."""
-        end = len(layout.MAGIC)
-        try:
-            for entry in self.scanned():
-                end = entry.offset + entry.length
-        except RecordingError:
-            return end
-        return end
 
     def scanned(self) -> Iterator[Entry]:
         """Each block from the start, verified; ends by `RecordingError` at the first that is not whole."""

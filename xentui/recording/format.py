@@ -7,7 +7,7 @@ library only, and little of it.
 from __future__ import annotations
 
 import struct
-from collections import namedtuple
+from typing import NamedTuple
 
 from xentui.engine.trace import COLUMNS
 
@@ -57,8 +57,18 @@ INPUT_HEAD = struct.Struct("<QH")
 INDEX_ENTRY = struct.Struct("<4s4xQQQQQQ")
 """One block in the index: the fields of `Entry`."""
 
-Entry = namedtuple("Entry", "type offset length first_record records first_time last_time")
-"""A block: `offset` is where its payload lies in the file, `length` the payload's bytes; times in virtual ns."""
+
+class Entry(NamedTuple):
+    """A block: `offset` is where its payload lies in the file, `length` the payload's bytes; times in virtual ns."""
+
+    type: bytes
+    offset: int
+    length: int
+    first_record: int
+    records: int
+    first_time: int
+    last_time: int
+
 
 TAIL_BODY = struct.Struct("<Q")
 """The last block's payload: where the index block begins. A recording that was ended in order ends with it."""
@@ -73,3 +83,7 @@ TIME_BYTES = 8
 
 class RecordingError(Exception):
     """A recording cannot be written or read; the message is one line that names the file and says why."""
+
+
+class CutOff(RecordingError):
+    """The file ends within a block, as a kill leaves it; what lies before is whole."""

@@ -20,7 +20,7 @@ from xentui.engine.trace import COLUMNS, Kind, dtype
 from xentui.recording import format as layout
 from xentui.recording.blocks import BlockReader
 from xentui.recording.decompress import unpack
-from xentui.recording.format import Entry, RecordingError
+from xentui.recording.format import CutOff, Entry, RecordingError
 
 CACHE_BYTES = 64 << 20
 """Unpacked columns kept for the next look, at most."""
@@ -65,6 +65,8 @@ class Recording:
     header: dict[str, Any]
     summary: dict[str, Any] | None
     problem: str | None
+    appendable: int | None
+    """Where the next block may be appended: the end of the last whole one; None after damage other than a kill's."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -77,6 +79,7 @@ class Recording:
 
     def _open(self) -> None:
         self.problem = None
+        self.appendable = self._file.size
         indexed = self._file.indexed()
         self.entries = self._scan() if indexed is None else indexed
         self._chunks = [entry for entry in self.entries if entry.type == layout.TRACE]
@@ -93,13 +96,16 @@ class Recording:
     def _scan(self) -> list[Entry]:
         """Rebuild the index of a file that was not ended in order: all blocks up to the first that is not whole."""
         entries: list[Entry] = []
+        self.problem = f"{self.path}: the recording was not ended: it has no index"
+        damaged = False
         try:
-            entries.extend(self._file.scanned())
+            for entry in self._file.scanned():
+                entries.append(entry)
         except RecordingError as error:
             self.problem = str(error)
-        if self.problem is None:
-            self.problem = f"{self.path}: the recording was not ended: it has no index"
-        return entries
+            damaged = not isinstance(error, CutOff)
+        self.appendable = None if damaged or not entries else entries[-1].offset + entries[-1].length
+        return [entry for entry in entries if entry.type not in (layout.INDEX, layout.TAIL)]
 
     def _read_header(self) -> dict[str, Any]:
         if not self.entries or self.entries[0].type != layout.HEADER:

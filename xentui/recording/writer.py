@@ -236,24 +236,20 @@ class RecordingWriter:
 
 def annotate(path: str, time: int, text: str) -> None:
     """Append a note on a moment (virtual ns) to a finished recording, or to what a kill has left of one."""
-    from xentui.recording.blocks import BlockReader
     from xentui.recording.reader import Recording
 
     with Recording(path) as recording:
-        entries, records = list(recording.entries), len(recording)
-    whole = BlockReader(path)
-    try:
-        end = whole.ends_whole()
-    finally:
-        whole.close()
+        entries, records, end = list(recording.entries), len(recording), recording.appendable
+        if end is None:
+            raise RecordingError(f"{recording.problem}: a note cannot be added")
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        os.ftruncate(fd, end)
-        os.lseek(fd, end, os.SEEK_SET)
     except OSError as error:
-        raise RecordingError(f"{path}: the note cannot be added: {_reason(error)}") from None
-    file = BlockFile(path, fd, end, [entry for entry in entries if entry.type not in (layout.INDEX, layout.TAIL)])
+        raise RecordingError(f"{path}: a note cannot be added: {_reason(error)}") from None
+    file = BlockFile(path, fd, end, entries)
     try:
+        os.ftruncate(fd, end)  # the beginning of a block that a kill cut off
+        os.lseek(fd, end, os.SEEK_SET)
         file.block(layout.NOTE, layout.MOMENT.pack(time) + text.encode(), records, 0, (time, time))
         file.seal()
     finally:
