@@ -25,7 +25,7 @@ U64 = (1 << 64) - 1
 
 
 class Record(NamedTuple):
-    """A record unpacked. `time`: virtual ns; `rip`: the guest's instruction pointer; the rest as `FIELDS[kind]` says."""
+    """A record unpacked: virtual ns, the guest's instruction pointer, and the rest as `FIELDS[kind]` says."""
 
     time: int
     rip: int
@@ -178,8 +178,8 @@ def names_of(namespace: type) -> dict[int, str]:
 KIND_NAMES = names_of(Kind)
 
 FIELDS: dict[int, str] = {
-    Kind.HYPERCALL: "number=hypercall a=arg1:x b=arg2:x c=arg3:x d=arg4:x result=result:signed",
-    Kind.MULTICALL_ENTRY: "number=hypercall a=arg1:x b=arg2:x c=arg3:x d=arg4:x result=result:signed",
+    Kind.HYPERCALL: "number=hypercall:d a=arg1:x b=arg2:x c=arg3:x d=arg4:x result=result:signed",
+    Kind.MULTICALL_ENTRY: "number=hypercall:d a=arg1:x b=arg2:x c=arg3:x d=arg4:x result=result:signed",
     Kind.EXCEPTION: "number=vector:vector a=error_code:x b=cr2:x c=handler:x d=rings:rings_via_xen",
     Kind.PAGE_FAULT: "number=error_code:pf_error a=cr2:x c=handler:x d=rings:rings_via_xen",
     Kind.DIRECT_TRAP: "number=vector:vector a=call:d c=handler:x d=rings:rings",
@@ -220,7 +220,7 @@ FIELDS: dict[int, str] = {
     Kind.LOST: "a=records:d",
     Kind.MARK: "number=mark:d",
 }
-"""What each kind keeps in number, a, b, c, d and result: `slot=name` or `slot=name:format`, fields not named are 0.
+"""What each kind keeps in number, a, b, c, d and result: `slot=name:format`; slots not named are 0.
 
 A format of `trace_decode.FORMATS` says how the value is shown. `rings` is `rings(from, to)`, `rings_via_xen` the same
 with ring 0 in between, `runner` is `runner(domain, vcpu)`, `pair` two 32-bit registers, the first in the low half. A

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from operator import itemgetter
 from types import ModuleType
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ SHUTDOWNS = constants(sched, "SHUTDOWN_")
 
 _DECIMAL = frozenset({"count", "entries", "nr_calls", "vcpuid", "reg", "set", "nr_bufs"})
 _DOMAINS = frozenset({"domid", "foreigndom"})
-_COMMANDS = frozenset({"cmd"})
+_HYPERCALLS = frozenset({Kind.HYPERCALL, Kind.MULTICALL_ENTRY})
 _UNKNOWN_ARGUMENTS = ("arg1", "arg2", "arg3", "arg4")
 _FLUSHES = {core.UVMF_NONE: "UVMF_NONE", core.UVMF_TLB_FLUSH: "UVMF_TLB_FLUSH", core.UVMF_INVLPG: "UVMF_INVLPG"}
 _NANOSECONDS = 1_000_000_000
@@ -114,6 +115,25 @@ def domid_text(value: int) -> str:
     return DOMIDS.get(value, str(value))
 
 
+def hypercall_text(value: int) -> str:
+    """A hypercall's name."""
+    return hypercalls.NAMES.get(value, f"hypercall_{value}")
+
+
+def short_hex(value: int) -> str:
+    """Hexadecimal, but a digit is a digit."""
+    return hex(value) if value > 9 else str(value)
+
+
+def flush_text(value: int) -> str:
+    """The flags of update_va_mapping: which flush, on which processors (a pointer to a bitmap, or all)."""
+    flush, where = value & core.UVMF_FLUSHTYPE_MASK, value & ~core.UVMF_FLUSHTYPE_MASK
+    text = _FLUSHES.get(flush, hex(flush))
+    if where == core.UVMF_ALL:
+        return f"{text}|UVMF_ALL"
+    return f"{text}|{where:#x}" if where else text
+
+
 def runner_text(value: int) -> str:
     """A domain's vCPU, as `d1v0` in Xen's log."""
     domain, vcpu = value >> 16, value & 0xFFFF
@@ -130,7 +150,6 @@ FORMATS: dict[str, Callable[[int], str]] = {
     "pf_error": _bits(PF_FLAGS),
     "rings": lambda value: f"{value & 0xFF}→{value >> 8 & 0xFF}",
     "rings_via_xen": lambda value: f"{value & 0xFF}→0→{value >> 8 & 0xFF}",
-    "hypercall": lambda value: hypercalls.NAMES.get(value, f"hypercall_{value}"),
     "emulated": _named(names_of(trace.Instruction)),
     "domid": domid_text,
     "runner": runner_text,
@@ -149,84 +168,106 @@ FORMATS: dict[str, Callable[[int], str]] = {
 """How a value is shown, by the format's name in `trace.FIELDS`."""
 
 
-class _Slot(NamedTuple):
-    position: int
+class Slot(NamedTuple):
+    """One value that records of a kind hold: its name, how it is got out of a record, how it is shown."""
+
     name: str
+    read: Callable[[Record], int]
     show: Callable[[int], str]
 
 
+def _position(name: str) -> Callable[[Record], int]:
+    return itemgetter(Record._fields.index(name))
+
+
+_RESULT = Slot("result", _position("result"), result_text)
+_ARGUMENTS_64 = [_position(name) for name in "abcd"]
+
+
 @cache
-def layout(kind: int) -> tuple[_Slot, ...]:
-    """What a kind keeps where: `FIELDS` read once."""
+def layout(kind: int, number: int, width: int) -> tuple[Slot, ...]:
+    """What a record keeps where, worked out once for each kind (for hypercalls also number and word size)."""
+    if kind in _HYPERCALLS:
+        return (*_arguments(number, width), _RESULT)
+    if kind not in FIELDS:  # a newer version's: its fields as they lie
+        return tuple(Slot(name, _position(name), hex) for name in ("number", "a", "b", "c", "d", "result"))
     slots = []
     for item in FIELDS[kind].split():
-        slot, _, rest = item.partition("=")
+        place, _, rest = item.partition("=")
         name, _, form = rest.partition(":")
-        show = FORMATS[form] if form else FORMATS["hypercall"]
-        slots.append(_Slot(Record._fields.index(slot), name, show))
+        slots.append(Slot(name, _position(place), FORMATS[form]))
     return tuple(slots)
 
 
-def _argument(number: int, position: int, name: str, value: int) -> Field:
-    """Show one hypercall argument: commands, domains and flush flags by name, counts in decimal, the rest in hex."""
-    text = hex(value) if value > 9 else str(value)
-    if name in _DECIMAL:
-        text = str(value)
-    elif name in _DOMAINS:
-        text = domid_text(value)
-    elif name in _COMMANDS and not position:
-        text = hypercalls.SUBCOMMANDS.get(number, {}).get(value, text)
-    elif name == "flags":
-        text = _flush_text(value)
-    return Field(name, value, text)
-
-
-def _flush_text(value: int) -> str:
-    """The flags of update_va_mapping: which flush, on which processors (a pointer to a bitmap, or all)."""
-    flush, where = value & core.UVMF_FLUSHTYPE_MASK, value & ~core.UVMF_FLUSHTYPE_MASK
-    text = _FLUSHES.get(flush, hex(flush))
-    if where == core.UVMF_ALL:
-        return f"{text}|UVMF_ALL"
-    return f"{text}|{where:#x}" if where else text
-
-
-def _arguments(record: Record, width: int) -> Iterator[Field]:
+def _arguments(number: int, width: int) -> Iterator[Slot]:
     """A hypercall's arguments by name; a 32-bit guest's halves of 64-bit values are put together."""
     known = hypercalls.ARGUMENTS_32 if width == 32 else hypercalls.ARGUMENTS
-    names = known.get(record.number, () if record.number in hypercalls.NAMES else _UNKNOWN_ARGUMENTS)
-    values = [record.a, record.b, record.c, record.d]
-    if width == 32:
-        values = [value & 0xFFFFFFFF for value in values] + [record.d >> 32]
-    position = 0
-    for name, value in zip(names, values, strict=False):
-        if name.endswith("_hi"):
-            continue
+    names = known.get(number, () if number in hypercalls.NAMES else _UNKNOWN_ARGUMENTS)
+    reads = _ARGUMENTS_32 if width == 32 else _ARGUMENTS_64
+    for position, (name, read) in enumerate(zip(names, reads, strict=False)):
         if name.endswith("_lo"):
-            name, value = name.removesuffix("_lo"), value | values[position + 1] << 32
-            position += 1
-        yield _argument(record.number, position, name, value)
-        position += 1
+            name = name.removesuffix("_lo")
+            read = _joined(read, reads[position + 1])
+        elif name.endswith("_hi"):
+            continue
+        yield Slot(name, read, _argument_format(number, position, name))
+
+
+def _low(read: Callable[[Record], int]) -> Callable[[Record], int]:
+    return lambda record: read(record) & 0xFFFFFFFF
+
+
+_ARGUMENTS_32 = [*map(_low, _ARGUMENTS_64), lambda record: record.d >> 32]
+
+
+def _joined(low: Callable[[Record], int], high: Callable[[Record], int]) -> Callable[[Record], int]:
+    return lambda record: low(record) | high(record) << 32
+
+
+def _argument_format(number: int, position: int, name: str) -> Callable[[int], str]:
+    """How a hypercall's argument is shown: commands, domains and flushes by name, counts in decimal, others in hex."""
+    if name in _DECIMAL:
+        return str
+    if name in _DOMAINS:
+        return domid_text
+    if name == "cmd" and not position:
+        return _named(hypercalls.SUBCOMMANDS.get(number, {}))
+    if name == "flags":
+        return flush_text
+    return short_hex
 
 
 def fields(record: Record, width: int = 64) -> list[Field]:
     """What a record says, value by value. `width`: 32 or 64, the domain's word size."""
-    if record.kind in (Kind.HYPERCALL, Kind.MULTICALL_ENTRY):
-        return [*_arguments(record, width), Field("result", record.result, result_text(record.result))]
-    slots = layout(record.kind) if record.kind in FIELDS else layout_unknown()
-    return [Field(slot.name, record[slot.position], slot.show(record[slot.position])) for slot in slots]
+    found = []
+    for name, read, show in _layout_of(record, width):
+        value = read(record)
+        found.append(Field(name, value, show(value)))
+    return found
 
 
-@cache
-def layout_unknown() -> tuple[_Slot, ...]:
-    """A kind that this version does not know (a newer recording's): its fields as they lie."""
-    return tuple(_Slot(Record._fields.index(name), name, hex) for name in ("number", "a", "b", "c", "d", "result"))
+def _layout_of(record: Record, width: int) -> tuple[Slot, ...]:
+    number = record.number if record.kind in _HYPERCALLS else 0
+    return layout(record.kind, number, width)
 
 
 def title(record: Record) -> str:
     """A record's name in a word: the hypercall's, or the kind's."""
-    if record.kind in (Kind.HYPERCALL, Kind.MULTICALL_ENTRY):
-        return FORMATS["hypercall"](record.number)
+    if record.kind in _HYPERCALLS:
+        return hypercall_text(record.number)
     return KIND_NAMES.get(record.kind, f"kind_{record.kind}")
+
+
+def render(record: Record, shown: list[Field]) -> str:
+    """The line that `decode` gives, from the record's `fields`."""
+    result = ""
+    if shown and shown[-1].name == "result":
+        result = f" = {shown[-1].text}"
+        shown = shown[:-1]
+    texts = [f"{name}={text}" for name, _, text in shown]
+    if record.kind in _HYPERCALLS:
+        return f"{title(record)}({', '.join(texts)}){result}"
+    return " ".join([title(record), *texts]) + result
 
 
 def decode(record: Record, width: int = 64) -> str:
@@ -234,10 +275,4 @@ def decode(record: Record, width: int = 64) -> str:
 
     `record`: a `Record`, or `Record(*row)` of an unpacked or numpy row. `width`: the domain's word size.
     """
-    shown = fields(record, width)
-    result = ""
-    if shown and shown[-1].name == "result":
-        result = f" = {shown.pop().text}"
-    if record.kind in (Kind.HYPERCALL, Kind.MULTICALL_ENTRY):
-        return f"{title(record)}({', '.join(f'{field.name}={field.text}' for field in shown)}){result}"
-    return " ".join([title(record), *(f"{field.name}={field.text}" for field in shown)]) + result
+    return render(record, fields(record, width))

@@ -243,13 +243,12 @@ def annotate(path: str, time: int, text: str) -> None:
         if end is None:
             raise RecordingError(f"{recording.problem}: a note cannot be added")
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        os.truncate(path, end)  # drops the beginning of a block that a kill cut off
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     except OSError as error:
         raise RecordingError(f"{path}: a note cannot be added: {_reason(error)}") from None
     file = BlockFile(path, fd, end, entries)
     try:
-        os.ftruncate(fd, end)  # the beginning of a block that a kill cut off
-        os.lseek(fd, end, os.SEEK_SET)
         file.block(layout.NOTE, layout.MOMENT.pack(time) + text.encode(), records, 0, (time, time))
         file.seal()
     finally:
