@@ -3,9 +3,14 @@
 #include <xen/callback.h>
 
 #define EXCEPTIONS 20
+#ifdef __x86_64__
+#define RETURN_VALUE(frame) ((long)(frame)->rax)
+#else
+#define RETURN_VALUE(frame) ((long)(frame)->eax)
+#endif
 
 extern void (*const trap_entries[EXCEPTIONS])(void);
-extern void trap_128(void), trap_129(void), trap_130(void);
+extern void trap_128(void), trap_129(void);
 extern void event_callback(void), failsafe_callback(void);
 #ifdef __x86_64__
 extern void syscall_callback(void);
@@ -42,10 +47,6 @@ static void trap_table_init(void)
     /* Vector 0x80 does not mask events: so a 32-bit guest's goes straight from ring 3 to ring 1. */
     table[n++] = (trap_info_t){.vector = 0x80, .flags = 3, .cs = FLAT_KERNEL_CS, .address = (unsigned long)trap_128};
     table[n++] = (trap_info_t){.vector = 0x81, .flags = 1, .cs = FLAT_KERNEL_CS, .address = (unsigned long)trap_129};
-    table[n++] = (trap_info_t){.vector = 0x82, .flags = 3 | 4, .cs = FLAT_KERNEL_CS, .address = (unsigned long)trap_130};
-#ifndef __x86_64__
-    table[n - 1].vector = 0x83;          /* 0x82 is the hypercall gate */
-#endif
     hypercall_set_trap_table(table);
 }
 
@@ -107,6 +108,8 @@ void trap_dispatch(struct trap_frame *frame)
     }
     if (trap_handler && trap_handler(frame))
         return;
+    if (frame->vector == USER_EXIT && from_user(frame))
+        user_leave(RETURN_VALUE(frame));
     const char *name = "software interrupt";
     if (frame->vector < EXCEPTIONS)
         name = names[frame->vector];

@@ -1,0 +1,238 @@
+/* What the mechanisms cost, timed from inside by the guest's clock; "bench: begin X" and "bench: end X" let a program
+ * outside time them too. Counts are fixed, so that two hypervisors do the same work; "scale=N" makes them N/10 times as
+ * many, and "only=NAME" runs one. */
+#include "runtime/guest.h"
+
+const char guest_name[] = "bench";
+
+#define PAGES 512
+
+static uint8_t pages[PAGES][PAGE_SIZE] __page_aligned;
+static volatile unsigned int faults, upcalls;
+static evtchn_port_t own_port;
+static multicall_entry_t calls[32];
+static mmu_update_t updates[PAGES];
+static uint64_t even_ptes[PAGES], pte_addresses[PAGES];
+
+static void xen_version(unsigned long n)
+{
+    while (n--)
+        hypercall_xen_version(XENVER_version, NULL);
+}
+
+static void multicall_32(unsigned long n)
+{
+    for (; n; n -= ARRAY_SIZE(calls)) {
+        for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+            calls[i] = (multicall_entry_t){.op = __HYPERVISOR_xen_version, .args = {XENVER_version, 0}};
+        hypercall_multicall(calls, ARRAY_SIZE(calls));
+    }
+}
+
+/* Each page comes to show its neighbour's frame, and back: every update changes a frame, so each is validated in full. */
+static uint64_t swapped(unsigned int page, bool odd)
+{
+    return even_ptes[page ^ odd];
+}
+
+static void update_va_mapping(unsigned long n)
+{
+    for (unsigned long i = 0; i < n; i++)
+        hypercall_update_va_mapping((unsigned long)pages[0], swapped(0, !(i & 1)), UVMF_INVLPG);
+}
+
+static void mmu_update(unsigned long n, unsigned int batch)
+{
+    bool odd = true;
+    for (unsigned int first = 0; n; n -= batch) {
+        for (unsigned int i = 0; i < batch; i++) {
+            updates[i].ptr = pte_addresses[first + i];
+            updates[i].val = swapped(first + i, odd);
+        }
+        hypercall_mmu_update(updates, batch, NULL, DOMID_SELF);
+        first = (first + batch) % PAGES;
+        odd = first ? odd : !odd;
+    }
+}
+
+static void mmu_update_1(unsigned long n)
+{
+    mmu_update(n, 1);
+}
+
+static void mmu_update_32(unsigned long n)
+{
+    mmu_update(n, 32);
+}
+
+static void mmu_update_512(unsigned long n)
+{
+    mmu_update(n, 512);
+}
+
+/* A plain store to a page-table entry, which is read-only to us: Xen validates it and does it in our stead. */
+static void pte_store(unsigned long n)
+{
+    volatile uint64_t *pte = pte_pointer((unsigned long)pages[0], 1);
+    for (unsigned long i = 0; i < n; i++) {
+#ifdef __x86_64__
+        *pte = swapped(0, !(i & 1));
+#else
+        uint64_t old = *pte, new = swapped(0, !(i & 1));
+        __asm__ volatile("lock cmpxchg8b %0" : "+m"(*pte), "+A"(old) : "b"((uint32_t)new), "c"((uint32_t)(new >> 32)));
+#endif
+    }
+}
+
+static bool skip_fault(struct trap_frame *frame)
+{
+    if (frame->vector != 6 && frame->vector != 14)
+        return false;
+    faults++;
+    frame->ip += 2;                      /* both faulting instructions are two bytes long */
+    return true;
+}
+
+static void invalid_opcode(unsigned long n)
+{
+    while (n--)
+        __asm__ volatile("ud2" ::: "memory");
+}
+
+static void page_fault(unsigned long n)
+{
+    unsigned long nowhere = 0x10000;
+    while (n--)
+#ifdef __x86_64__
+        __asm__ volatile("movb (%%rsi), %%al" : : "S"(nowhere) : "eax", "memory");
+#else
+        __asm__ volatile("movb (%%esi), %%al" : : "S"(nowhere) : "eax", "memory");
+#endif
+}
+
+__asm__(".pushsection .user, \"ax\"\n"
+#ifdef __x86_64__
+        "user_int80: int $0x80; dec %rdi; jnz user_int80; int3\n"
+        "user_syscall: mov %rdi, %rbx; 1: syscall; dec %rbx; jnz 1b; int3\n"
+#else
+        "user_int80: int $0x80; dec %eax; jnz user_int80; int3\n"
+#endif
+        ".popsection");
+extern void user_int80(void);
+
+static void int80(unsigned long n)
+{
+    user_run(user_int80, n);
+}
+
+#ifdef __x86_64__
+extern void user_syscall(void);
+
+static bool count_system_call(struct trap_frame *frame)
+{
+    return frame->vector == VECTOR_SYSCALL || skip_fault(frame);
+}
+
+static void system_call(unsigned long n)
+{
+    trap_handler = count_system_call;
+    user_run(user_syscall, n);
+    trap_handler = skip_fault;
+}
+#endif
+
+static void count_upcall(evtchn_port_t port)
+{
+    (void)port;
+    upcalls++;
+}
+
+static void event_to_self(unsigned long n)
+{
+    while (n--)
+        event_send(own_port);
+}
+
+static void loop_store(unsigned long n)
+{
+    static volatile unsigned long s;
+    for (unsigned long k = 0; k < n; k++)
+        s += k;
+}
+
+static void loop_register(unsigned long n)
+{
+    unsigned long s = 0;
+    for (unsigned long k = 0; k < n; k++) {
+        s += k;
+        __asm__ volatile("" : "+r"(s));  /* keep the loop */
+    }
+}
+
+struct measurement {
+    const char *name;
+    void (*run)(unsigned long n);
+    unsigned long count;                 /* at scale=10; a multiple of its batch at every scale */
+    unsigned int batch;
+};
+
+static const struct measurement measurements[] = {
+    {"xen_version", xen_version, 10000, 1},
+    {"multicall_32", multicall_32, 32000, 32},
+    {"update_va_mapping", update_va_mapping, 6000, 1},
+    {"mmu_update_1", mmu_update_1, 6144, 1},
+    {"mmu_update_32", mmu_update_32, 20480, 32},
+    {"mmu_update_512", mmu_update_512, 20480, 512},
+    {"pte_store", pte_store, 4000, 1},
+    {"invalid_opcode", invalid_opcode, 4000, 1},
+    {"page_fault", page_fault, 4000, 1},
+    {"int80", int80, 4000, 1},
+#ifdef __x86_64__
+    {"system_call", system_call, 4000, 1},
+#endif
+    {"event_to_self", event_to_self, 4000, 1},
+    {"loop_store", loop_store, 50000000, 1},
+    {"loop_register", loop_register, 100000000, 1},
+};
+
+static void measure(const struct measurement *m, unsigned long scale)
+{
+    uint64_t count = (uint64_t)m->count * scale;
+    unsigned long batches = (unsigned long)divide(divide(count, 10), m->batch), n = (batches ? batches : 1) * m->batch;
+    print("bench: begin %s\n", m->name);
+    uint64_t start = clock_ns();
+    m->run(n);
+    uint64_t spent = clock_ns() - start;
+    print("bench: end %s\n", m->name);
+    uint64_t tenths = divide(spent * 10, (uint32_t)n);
+    print("bench: %s %llu ns n=%lu (%llu.%llu ns each)\n", m->name, (unsigned long long)spent, n,
+          (unsigned long long)divide(tenths, 10), (unsigned long long)(tenths - divide(tenths, 10) * 10));
+}
+
+static void prepare(void)
+{
+    for (unsigned int i = 0; i < PAGES; i++) {
+        even_ptes[i] = pte_read((unsigned long)pages[i]);
+        pte_addresses[i] = pte_machine_address((unsigned long)pages[i], 1);
+    }
+    HYPERCALL5(__HYPERVISOR_vm_assist, VMASST_CMD_enable, VMASST_TYPE_writable_pagetables, 0, 0, 0);
+    own_port = (evtchn_port_t)event_bind_ipi();
+    event_handle(own_port, count_upcall);
+    user_init();
+    trap_set(0x80, 3, int80_count_and_return);
+    trap_handler = skip_fault;
+}
+
+void guest_main(void)
+{
+    char only[32] = "";
+    unsigned long scale = option_number("scale", 10);
+    print("bench%u on \"%s\", scale=%lu\n", 8 * (unsigned int)sizeof(long), start_info->magic, scale);
+    option("only", only, sizeof(only));
+    prepare();
+    for (size_t i = 0; i < ARRAY_SIZE(measurements); i++)
+        if (!*only || !strcmp(only, measurements[i].name))
+            measure(&measurements[i], scale);
+    print("bench: faults %u upcalls %u int80 %u\n", faults, upcalls, int80_count);
+    print("bench: done\n");
+}
