@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .xl_grammar import ConfigError, Setting, parse_settings
+if TYPE_CHECKING:
+    from .xl_grammar import Setting
 
 __all__ = ["ConfigError", "GuestSpec", "built_in_guests", "parse_xl_config", "resolve_guest"]
 
@@ -35,6 +37,13 @@ ACTIONS = (
 EVENTS = ("on_poweroff", "on_reboot", "on_crash", "on_watchdog", "on_soft_reset")
 UNDERSTOOD = {"name", "kernel", "ramdisk", "memory", "maxmem", "vcpus", "cmdline", "extra", "root", "type", "builder"}
 UNDERSTOOD |= set(EVENTS)
+
+
+class ConfigError(ValueError):
+    """A guest or configuration that cannot be used; its text is one line: file, line and column, what, and a remedy."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text))
 
 
 @dataclass(slots=True)
@@ -130,6 +139,8 @@ def parse_xl_config(path: str | Path) -> GuestSpec:
 
     Keys that have no effect here are told of in the result's `warnings`.
     """
+    from .xl_grammar import parse_settings
+
     path = Path(path)
     settings = parse_settings(str(path), _read(path))
     config = _Config(str(path), settings)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from .config import ConfigError
 
 MAX_DEPTH = 16
 """Lists within lists; xl knows no key that needs more than three."""
@@ -30,15 +32,7 @@ ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v"
 NAMES = {"newline": "the end of the line", "end": "the end of the file"}
 
 
-class ConfigError(ValueError):
-    """A guest or configuration that cannot be used; its text is one line: file, line and column, what, and a remedy."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text))
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One ``name = value``; a number's value is its text. Line and column count from 1."""
 
     name: str
@@ -47,8 +41,7 @@ class Setting:
     column: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str
     """"name", "number", "string", "newline", "end", or the mark itself."""
     text: str

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from . import kernel_file
 from .abi import elfnote, features
@@ -43,8 +44,7 @@ FEATURE_BITS = {name: 1 << vars(features)[f"XENFEAT_{name}"] for name in FEATURE
 """The features that Xen's toolstack knows by name (elf_xen_feature_names in libelf-dominfo.c)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A part of the image to be loaded. Bytes beyond `data`, up to `memory_size`, are zero."""
 
     vaddr: int
@@ -54,8 +54,7 @@ class Segment:
     data: bytes | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """One decoded note, or one item of a legacy ``__xen_guest`` section, for display."""
 
     owner: str
@@ -348,7 +347,7 @@ def _segments(elf: ElfFile, virt_offset: int) -> tuple[tuple[Segment, ...], int,
         raise elf.error("has no loadable segments", "program headers", "link it as an executable")
     segments = []
     for header in headers:
-        where = f"program header {header.index}"
+        where = f"program header {header.number}"
         if header.file_size > header.memory_size:
             raise elf.error("corrupt: a segment has more bytes in the file than in memory", where)
         if header.paddr + header.memory_size > limit:

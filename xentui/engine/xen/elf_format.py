@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PT_LOAD, PT_NOTE = 1, 4
 SHT_SYMTAB, SHT_STRTAB, SHT_NOTE, SHT_NOBITS = 2, 3, 7, 8
@@ -33,11 +33,10 @@ class ImageError(ValueError):
         super().__init__("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text))
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramHeader:
+class ProgramHeader(NamedTuple):
     """A segment as its program header describes it; offsets and sizes in bytes."""
 
-    index: int
+    number: int
     type: int
     flags: int
     offset: int
@@ -46,11 +45,10 @@ class ProgramHeader:
     memory_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class SectionHeader:
+class SectionHeader(NamedTuple):
     """A section as its section header describes it; `name` is an index into the section names' string table."""
 
-    index: int
+    number: int
     name: int
     type: int
     address: int
@@ -59,8 +57,7 @@ class SectionHeader:
     link: int
 
 
-@dataclass(frozen=True, slots=True)
-class ElfNote:
+class ElfNote(NamedTuple):
     """One note: `description` is what of it lies inside the file, `description_size` what the note claims."""
 
     owner: str
@@ -70,8 +67,7 @@ class ElfNote:
     description_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class SymbolTable:
+class SymbolTable(NamedTuple):
     """A kernel's own symbols, sorted by address."""
 
     addresses: list[int]
@@ -176,7 +172,7 @@ class ElfFile:
         """What the file holds for a section."""
         if section.type == SHT_NOBITS:
             return self.data[:0]
-        return self.slice(section.offset, section.size, f"section {section.index}")
+        return self.slice(section.offset, section.size, f"section {section.number}")
 
     def section_named(self, name: str) -> SectionHeader | None:
         """The first section of that name, or None."""

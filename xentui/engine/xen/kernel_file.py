@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .elf_format import ImageError
 
@@ -16,8 +16,7 @@ MAX_LAYERS = 3
 """A gzip file around a bzImage around a payload; deeper nesting is no kernel."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawKernel:
+class RawKernel(NamedTuple):
     """An unwrapped kernel file."""
 
     data: memoryview
