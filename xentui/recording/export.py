@@ -31,8 +31,9 @@ def batches(recording: Recording, start: int = 0, stop: int | None = None) -> It
     """Records start..stop (half open, as a slice) as `Record`s, a list of `BATCH_RECORDS` at a time."""
     first, last, _ = slice(start, stop).indices(len(recording))
     for low in range(first, last, BATCH_RECORDS):
-        rows = recording.records(low, min(low + BATCH_RECORDS, last)).tolist()
-        yield [Record(*row) for row in rows]
+        high = min(low + BATCH_RECORDS, last)
+        columns = [recording.columns(name, low, high).tolist() for name in Record._fields]
+        yield list(map(Record._make, zip(*columns, strict=True)))
 
 
 def export_jsonl(recording: Recording, out: TextIO, start: int = 0, stop: int | None = None) -> None:
