@@ -1,10 +1,8 @@
 """The layout of a recording on disk (`.xtrace`): a magic, then blocks that each say their type, length and checksum.
 
 Shared by writer and reader, described for other programs in docs/recording.md. On the start-up path: the standard
-library only, and little of it.
+library only, and little of it; annotations are left as objects, which makes `Entry` cheaper.
 """
-
-from __future__ import annotations
 
 import struct
 from typing import NamedTuple
