@@ -278,7 +278,7 @@ def _check_kernel(elf: ElfFile, found: Parameters) -> None:
     if not version.startswith("xen-3.0"):
         raise elf.error('not built for Xen\'s interface "xen-3.0"', f'XEN_VERSION is "{version}"')
     if elf.width == 32 and found.pae == "no":
-        raise elf.error("a 32-bit kernel without PAE", "PAE_MODE", "Xen dropped those in 3.4: build it with PAE")
+        raise elf.error("a 32-bit kernel without PAE", "PAE_MODE", "Xen takes none: build it with PAE")
     if found.required & FEATURE_BITS["dom0"]:
         raise elf.error("made to be domain 0 only", "FEATURES requires dom0", "give a kernel that runs as a domU")
 
