@@ -124,9 +124,9 @@ class TestRoundTrip:
             assert recording.records().size == 0 and recording.domain_widths() == {}
 
     def test_time_that_goes_back_is_still_held(self, tmp_path: Path) -> None:
-        rows = [Record(time, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0) for time in (500, 100, 900)]
+        rows = [Record(time, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0) for time in (500, 100, U64, 900)]
         with Recording(str(write(tmp_path / "back.xtrace", rows))) as recording:
-            assert recording.columns("time").tolist() == [500, 100, 900]
+            assert recording.columns("time").tolist() == [500, 100, U64, 900]
 
     def test_a_full_ring_is_recorded_across_its_laps(self, tmp_path: Path) -> None:
         count = 2 * CHUNK_RECORDS + 100

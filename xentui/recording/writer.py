@@ -12,7 +12,7 @@ from operator import sub
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from xentui.engine.trace import CHUNK_TIME, RECORD_SIZE
+from xentui.engine.trace import CHUNK_TIME, RECORD_SIZE, U64
 from xentui.recording import format as layout
 from xentui.recording.format import Entry, RecordingError
 
@@ -49,8 +49,11 @@ def split_columns(rows: memoryview) -> list[bytes]:
     """
     words, halves, quads = rows.cast("Q"), rows.cast("H"), rows.cast("I")
     times = words[0::8].tolist()
-    steps = array("q", [0])  # signed: were time ever to go back, the recording still holds it
-    steps.extend(map(sub, times[1:], times))
+    steps = array("Q", [0])
+    try:
+        steps.extend(map(sub, times[1:], times))
+    except OverflowError:  # were time ever to go back, the recording still holds it, modulo 2**64
+        steps = array("Q", [0, *(step & U64 for step in map(sub, times[1:], times))])
     step_bytes = steps.tobytes()
     columns = [b"".join(step_bytes[plane::8] for plane in range(layout.TIME_BYTES)), words[1::8].tobytes()]
     columns += [rows[16::RECORD_SIZE].tobytes(), rows[17::RECORD_SIZE].tobytes()]
