@@ -114,6 +114,12 @@ def _unknown(path: str, data: memoryview, layers: list[str]) -> ImageError:
         what, remedy = "a cpio archive, not a kernel", "give it as --ramdisk"
     elif start[:2] == b"MZ":
         what = "an EFI or DOS program, not a kernel for Xen PV"
-    elif start and all(byte in b"\t\n\r\f\x1b" or 32 <= byte < 127 or byte > 159 for byte in start):
+    elif _is_text(start):
         what = "a text file, not a kernel"
     return ImageError(path, what, where=where, remedy=remedy)
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether a file's first bytes are UTF-8 text; the last character may be cut."""
+    text = start.decode(errors="replace")
+    return bool(text) and all(c.isprintable() or c in "\t\n\r\f\x1b" for c in text) and "\ufffd" not in text[:-1]
