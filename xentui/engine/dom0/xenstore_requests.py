@@ -6,7 +6,6 @@ and returns the reply's payload; it raises XenstoreError for the client to get t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -38,7 +37,6 @@ MAX_TRANSACTIONS = 10
 MAX_PERMISSIONS = 5
 
 OK = b"OK\0"
-_NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?[0-9]+)")
 
 
 class Watch:
@@ -463,9 +461,12 @@ def _control(request: Request) -> bytes:
 
 
 def _number(text: bytes) -> int:
-    """Read a decimal number the way C's atoi does: what cannot be read is 0."""
-    match = _NUMBER.match(text)
-    return int(match[1][:20]) if match else 0
+    """Read a decimal number the way C's atoi does: up to the first byte that is no digit; 0 when there is none."""
+    text = text.lstrip()
+    sign = -1 if text.startswith(b"-") else 1
+    text = text[1:] if text[:1] in (b"+", b"-") else text
+    digits = text[: len(text) - len(text.lstrip(b"0123456789"))]
+    return sign * int(digits[:20] or b"0")
 
 
 _HANDLERS: dict[int, Callable[[Request], bytes]] = {

@@ -7,8 +7,7 @@ that it read has got another generation meanwhile.
 
 from __future__ import annotations
 
-import re
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from xentui.engine.xen.abi.io.xs_wire import XENSTORE_REL_PATH_MAX
 
@@ -18,10 +17,9 @@ MAX_TRANSACTION_NODES = 1024
 
 _LETTERS = {"n": PERM_NONE, "r": PERM_READ, "w": PERM_WRITE, "b": PERM_READ | PERM_WRITE}
 _LETTER_OF = {access: letter for letter, access in _LETTERS.items()}
-# what strtol() with base 0 takes, which is how the daemon reads a domain number here
-_PERMISSION = re.compile(r"([nrwb])\s*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
-_VALID_PATH = re.compile(r"/|(?:/[-A-Za-z0-9_@]+)+")
-_DOMAIN_PREFIX = re.compile(r"/local/domain/[0-9]{1,5}/")
+_PATH_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-/_@")
+_DOMAINS = "/local/domain/"
+_SPACE = " \t\n\v\f\r"
 # bytes that the daemon stores with a node and with each of its permissions, which its size quota counts
 _RECORD_HEADER, _RECORD_PERMISSION = 24, 8
 
@@ -46,13 +44,16 @@ Permissions = tuple[Permission, ...]
 
 
 def parse_permission(text: str) -> Permission:
-    """Read "r5": a letter (n, r, w, b) and a domain number. Raises EINVAL on anything else."""
-    match = _PERMISSION.fullmatch(text)
-    if match is None:
+    """Read "r5": a letter (n, r, w, b) and a domain number, as C's strtol with base 0 reads it. Else raises EINVAL."""
+    number = text[1:].lstrip(_SPACE).lower()
+    digits = number[1:] if number[:1] in ("+", "-") else number
+    base = 16 if digits.startswith("0x") else 8 if digits.startswith("0") else 10
+    allowed = {16: "0123456789abcdef", 8: "01234567", 10: "0123456789"}[base]
+    digits = digits[2:] if base == 16 else digits
+    if text[:1] not in _LETTERS or not digits or not set(digits) <= set(allowed):
         raise XenstoreError("EINVAL")
-    letter, sign, digits = match.groups()
-    number = int(digits, 8) if re.fullmatch("0[0-7]+", digits) else int(digits, 0)
-    return Permission((-number if sign == "-" else number) & 0xFFFF_FFFF, _LETTERS[letter])
+    value = int(digits, base)
+    return Permission((-value if number.startswith("-") else value) & 0xFFFF_FFFF, _LETTERS[text[0]])
 
 
 def format_permission(permission: Permission) -> str:
@@ -62,10 +63,16 @@ def format_permission(permission: Permission) -> str:
 
 def is_valid_path(path: str) -> bool:
     """Say whether a path is absolute, well formed and not too long; the prefix to a domain's own part is free."""
-    if not path.startswith("/") or _VALID_PATH.fullmatch(path) is None:
+    if not path.startswith("/") or "//" in path or not _PATH_CHARACTERS.issuperset(path):
         return False
-    prefix = _DOMAIN_PREFIX.match(path)
-    return len(path) <= XENSTORE_REL_PATH_MAX + (prefix.end() if prefix else 0)
+    if path.endswith("/") and path != "/":
+        return False
+    limit = XENSTORE_REL_PATH_MAX
+    if path.startswith(_DOMAINS):
+        number, slash, _ = path[len(_DOMAINS) :].partition("/")
+        if slash and number.isdigit() and len(number) <= 5:
+            limit += len(_DOMAINS) + len(number) + 1
+    return len(path) <= limit
 
 
 def parent_of(path: str) -> str:
@@ -104,16 +111,6 @@ class Node:
     def written(self, generation: int) -> Node:
         """Return this node as a write of that generation leaves it."""
         return Node(self.data, self.children, self.permissions, generation)
-
-
-class View(Protocol):
-    """What a request works on: the tree itself, or a transaction on it."""
-
-    def get(self, path: str) -> Node | None: ...
-
-    def put(self, path: str, node: Node) -> None: ...
-
-    def delete(self, path: str) -> None: ...
 
 
 class Tree:
@@ -247,3 +244,7 @@ class Transaction:
             self.owned[old.owner] = self.owned.get(old.owner, 0) - 1
         if new is not None:
             self.owned[new.owner] = self.owned.get(new.owner, 0) + 1
+
+
+#: what a request works on: the tree itself, or a transaction on it
+View = Tree | Transaction
