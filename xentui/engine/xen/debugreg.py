@@ -1,0 +1,76 @@
+"""A guest's debug registers (Xen: pv/misc-hypercalls.c, set_debugreg; emul-priv-op.c, check_guest_io_breakpoint).
+
+They are kept in `vcpu.debug`: breakpoints on addresses never fire on the emulated processor; breakpoints on I/O
+ports, which Xen emulates, do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xentui.engine.x86.state import MASK32
+from xentui.engine.xen.abi.errno import EINVAL, ENODEV, EPERM
+from xentui.engine.xen.guest_access import HYPERVISOR_END
+
+if TYPE_CHECKING:
+    from xentui.engine.xen.domain import Vcpu
+
+CR4_DE = 1 << 3
+
+DR6_SET = 0xFFFF_0FF0  # reserved bits that read as one
+DR6_CLEAR = 1 << 12
+DR6_SINGLE_STEP = 1 << 14
+DR7_SET = 1 << 10
+DR7_CLEAR = 0xD800
+DR7_ACTIVE = 0xFF
+DR7_GENERAL_DETECT = 1 << 13
+
+_IO = 2  # R/W field of a breakpoint: I/O ports
+_LENGTHS = (1, 2, 8, 4)  # of the LEN field
+
+
+def set_debug_register(vcpu: Vcpu, register: int, value: int) -> int:
+    """Set a debug register, as far as a guest may: 0, -ENODEV (#UD), -EINVAL (reserved bits), -EPERM (not yours)."""
+    debug = vcpu.debug
+    if register < 4:
+        if 1 << 47 <= value < HYPERVISOR_END:
+            return -EPERM
+        debug[register] = value
+        return 0
+    if register > 7 or (register < 6 and vcpu.cr4 & CR4_DE):
+        return -ENODEV
+    if value > MASK32:
+        return -EINVAL
+    if not register & 1:
+        debug[6] = (value | DR6_SET) & ~DR6_CLEAR
+        return 0
+    value = (value | DR7_SET) & ~DR7_CLEAR
+    if value & DR7_GENERAL_DETECT:
+        return -EPERM
+    if value & DR7_ACTIVE and not vcpu.cr4 & CR4_DE and any(value >> shift & 3 == _IO for shift in (16, 20, 24, 28)):
+        return -EPERM
+    debug[7] = value
+    return 0
+
+
+def get_debug_register(vcpu: Vcpu, register: int) -> int | None:
+    """Read a debug register; DR4 and DR5 are DR6 and DR7 unless CR4.DE is set. None: there is no such (#UD)."""
+    if register > 7 or (register in (4, 5) and vcpu.cr4 & CR4_DE):
+        return None
+    return vcpu.debug[register + 2 if register in (4, 5) else register]
+
+
+def io_breakpoints(vcpu: Vcpu, port: int, size: int) -> int:
+    """Which of DR0 to DR3 (as bits of DR6) watch one of these I/O ports."""
+    control = vcpu.debug[7]
+    if not control & DR7_ACTIVE or not vcpu.cr4 & CR4_DE:
+        return 0
+    match = 0
+    for number in range(4):
+        if not control >> 2 * number & 3 or control >> 16 + 4 * number & 3 != _IO:
+            continue
+        width = _LENGTHS[control >> 18 + 4 * number & 3]
+        start = vcpu.debug[number] & ~(width - 1)
+        if start < port + size and start + width > port:
+            match |= 1 << number
+    return match
