@@ -44,10 +44,11 @@ def look_up(digest: str) -> tuple[memoryview, str] | None:
     try:
         with entry.open("rb") as file:
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        os.utime(entry)
     except (OSError, ValueError):
         # ValueError: an empty file cannot be mapped
         return None
+    with contextlib.suppress(OSError):
+        os.utime(entry)
     return _checked(view)
 
 
