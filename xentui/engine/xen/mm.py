@@ -1,0 +1,452 @@
+"""Direct paging: every change that a guest makes to its page tables (Xen: arch/x86/mm.c).
+
+The guest's tables are those that the processor walks. `mod_l1_entry` to `mod_l4_entry` check one new entry, write it
+and move the references; the hypercalls `mmu_update` and `update_va_mapping` and the emulation of writes
+(ro_page_fault.py) all come down to them. What an entry may refer to is page_type.py's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xentui.engine.clock import COST_PAGE_TABLE_UPDATE
+from xentui.engine.x86.paging import ACCESSED, AVAILABLE, DIRTY, FRAME_MASK, GLOBAL, NX, PRESENT, RW, USER
+from xentui.engine.xen import guest_access, refusals
+from xentui.engine.xen.abi.arch_x86_64 import HYPERVISOR_VIRT_END
+from xentui.engine.xen.abi.core import (
+    DOMID_IO,
+    DOMID_SELF,
+    DOMID_XEN,
+    MMU_MACHPHYS_UPDATE,
+    MMU_PT_UPDATE_NO_TRANSLATE,
+    MMU_PT_UPDATE_PRESERVE_AD,
+    UVMF_ALL,
+    UVMF_FLUSHTYPE_MASK,
+    UVMF_INVLPG,
+    UVMF_TLB_FLUSH,
+    VMASST_TYPE_m2p_strict,
+)
+from xentui.engine.xen.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
+from xentui.engine.xen.domain import NO_FRAME
+from xentui.engine.xen.page import L1, L2, L3, L4, PAE_XEN_L2, PINNED, SHARED, SHARED_RW, VALIDATED, WRITABLE
+from xentui.engine.xen.page_type import (
+    COMPAT_L2_FIRST,
+    GUEST_KERNEL,
+    L1_DISALLOW,
+    M2P_SLOT,
+    PAE_L3_DISALLOW,
+    TABLE_DISALLOW,
+    XEN_L4_FIRST,
+    XEN_L4_LAST,
+    flush_freed,
+    get_page_and_type,
+    get_page_from_l1e,
+    get_table,
+    put_allocation,
+    put_page_and_type,
+    put_page_from_l1e,
+    put_table,
+    refuse,
+)
+
+if TYPE_CHECKING:
+    from xentui.engine.xen.domain import Domain, Vcpu
+
+AVAILABLE_HIGH = 0x7FF << 52
+_UNCHECKED = NX | AVAILABLE_HIGH | AVAILABLE | GLOBAL | DIRTY | ACCESSED | USER
+L1_CHECKED = ((1 << 64) - 1) & ~_UNCHECKED
+"""Bits of an entry whose change needs validation (Xen: the complement of FASTPATH_FLAG_WHITELIST)."""
+
+MMU_UPDATE_PREEMPTED = 1 << 31
+"""In the count of mmu_update and mmuext_op: this call continues one that was preempted."""
+
+_MASK32 = (1 << 32) - 1
+_MASK64 = (1 << 64) - 1
+
+
+# --- one entry -----------------------------------------------------------------------------------------------------
+
+
+def mod_l1_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) -> int:
+    """Write `new` to the L1 entry at word `index` of machine memory; 0 or a negative error."""
+    domain = vcpu.domain
+    hv = domain.hv
+    ram64 = hv.ram64
+    old = ram64[index]
+    if not new & PRESENT:
+        ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
+    else:
+        if new & L1_DISALLOW:
+            mfn = (new & FRAME_MASK) >> 12
+            return refuse(domain, refusals.BAD_FLAGS, EINVAL, mfn, L1, index << 3, old, new)
+        if domain.width == 64:
+            if not new & USER:
+                new |= GUEST_KERNEL | USER
+            elif not new & GUEST_KERNEL:
+                new |= GLOBAL
+        if not (old ^ new) & L1_CHECKED:
+            ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
+            return 0
+        error = get_page_from_l1e(domain, new, index << 3, old)
+        if error:
+            return error
+        ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
+    if old & PRESENT:
+        put_page_from_l1e(hv, old)
+    return 0
+
+
+def mod_l2_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) -> int:
+    """The same for an L2 entry. The upper part of a PAE guest's fourth L2 is the hypervisor's."""
+    domain = vcpu.domain
+    mfn, slot = index >> 9, index & 511
+    if slot >= COMPAT_L2_FIRST and domain.hv.frames.flags[mfn] & PAE_XEN_L2:
+        return refuse(domain, refusals.XEN_SLOT, EPERM, mfn, L2, index << 3, domain.hv.ram64[index], new)
+    return _mod_table(domain, index, new, preserve_ad, L2, USER if domain.width == 64 else 0, TABLE_DISALLOW)
+
+
+def mod_l3_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) -> int:
+    """The same for an L3 entry. A PAE guest changes the first three only."""
+    domain = vcpu.domain
+    if domain.width == 64:
+        return _mod_table(domain, index, new, preserve_ad, L3, USER, TABLE_DISALLOW)
+    if index & 511 >= 3:
+        return refuse(domain, refusals.PAE_L3_SLOT, EINVAL, index >> 9, L3, index << 3, domain.hv.ram64[index], new)
+    return _mod_table(domain, index, new, preserve_ad, L3, USER | RW, PAE_L3_DISALLOW)
+
+
+def mod_l4_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) -> int:
+    """The same for an L4 entry of a 64-bit guest; slots 256 to 271 are the hypervisor's."""
+    domain = vcpu.domain
+    if XEN_L4_FIRST <= index & 511 <= XEN_L4_LAST:
+        return refuse(domain, refusals.XEN_SLOT, EINVAL, index >> 9, L4, index << 3, domain.hv.ram64[index], new)
+    return _mod_table(domain, index, new, preserve_ad, L4, USER | ACCESSED, TABLE_DISALLOW)
+
+
+def _mod_table(domain: Domain, index: int, new: int, preserve_ad: bool, level: int, adjust: int, disallow: int) -> int:
+    """Write an entry of an L2 to L4. A change of what was present flushes, as Xen's linear mapping needs it."""
+    ram64 = domain.hv.ram64
+    old = ram64[index]
+    if new & PRESENT:
+        if new & disallow:
+            mfn = (new & FRAME_MASK) >> 12
+            return refuse(domain, refusals.BAD_FLAGS, EINVAL, mfn, level, index << 3, old, new)
+        new |= adjust
+        if not (old ^ new) & L1_CHECKED:
+            ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
+            domain.flush_tlb()
+            return 0
+        error = get_table(domain, new, level - 1, index >> 9, index & 511)
+        if error:
+            return error
+    ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
+    if old & PRESENT:
+        put_table(domain, old, index >> 9)
+        domain.flush_tlb()
+    return 0
+
+
+_MOD_ENTRY = (None, mod_l1_entry, mod_l2_entry, mod_l3_entry, mod_l4_entry)
+
+
+# --- mmu_update ----------------------------------------------------------------------------------------------------
+
+
+def do_mmu_update(vcpu: Vcpu, ureqs: int, count: int, pdone: int, foreigndom: int) -> int:
+    """Apply `count` updates of page-table entries or of the M2P; `*pdone` gets how many were made.
+
+    Returns 0, or the negative error of the first that was refused; those before it stay.
+    """
+    hv = vcpu.hv
+    count &= _MASK32
+    done = 0
+    if count & MMU_UPDATE_PREEMPTED:
+        count &= ~MMU_UPDATE_PREEMPTED
+        if not count and not ureqs:
+            return _signed32(foreigndom)
+        if pdone:
+            done = guest_access.read_u32(vcpu, pdone)
+    if not guest_access.access_ok(vcpu, ureqs, 16 * count):
+        return -EFAULT
+    permission = 0
+    if foreigndom & _MASK32 != DOMID_SELF:
+        permission = _foreign_update(vcpu, foreigndom & _MASK32)
+        if permission == -ESRCH:
+            return permission
+    error = made = 0
+    hv.frames.refusal = None
+    reads, ram64 = vcpu.space.reads, hv.ram64
+    while made < count:
+        base = reads.get(ureqs >> 12)
+        if base is None or ureqs & 7 or ureqs & 0xFFF == 0xFF8:
+            try:
+                request = guest_access.read(vcpu, ureqs, 16)
+            except guest_access.GuestFault:
+                error = -EFAULT
+                break
+            pointer, value = int.from_bytes(request[:8], "little"), int.from_bytes(request[8:], "little")
+        else:
+            index = (base | ureqs & 0xFFF) >> 3
+            pointer, value = ram64[index], ram64[index + 1]
+        error = permission or update(vcpu, pointer, value)
+        if error:
+            break
+        ureqs += 16
+        made += 1
+    hv.clock.charge(COST_PAGE_TABLE_UPDATE * (made + 1))
+    if error:
+        refusals.record(vcpu, error)
+    if pdone:
+        try:
+            guest_access.write_u32(vcpu, pdone, done + made)
+        except guest_access.GuestFault:
+            return error  # as on Xen: the count is a courtesy
+    return error
+
+
+def update(vcpu: Vcpu, pointer: int, value: int) -> int:
+    """One request: the command is in the low three bits of the pointer."""
+    domain = vcpu.domain
+    hv = domain.hv
+    owner, types, type_count, _, flags = hv.frames.columns
+    command = pointer & 7
+    mfn = pointer >> 12
+    if command == MMU_MACHPHYS_UPDATE:
+        if mfn >= len(owner) or owner[mfn] != domain.id:
+            return refuse(domain, refusals.NOT_OWNER, EINVAL, mfn, 0, pointer, 0, value)
+        hv.set_m2p(mfn, value)
+        return 0
+    if command > MMU_PT_UPDATE_NO_TRANSLATE:
+        return -ENOSYS
+    if mfn >= len(owner) or owner[mfn] != domain.id:
+        return refuse(domain, refusals.NOT_OWNER, EINVAL, mfn, 0, pointer, 0, value)
+    kind = types[mfn]
+    if type_count[mfn]:
+        if kind == L1:
+            return mod_l1_entry(vcpu, pointer >> 3, value, command == MMU_PT_UPDATE_PRESERVE_AD)
+        modify = _MOD_ENTRY[kind] if kind <= L4 else None
+        if modify is not None:
+            return modify(vcpu, pointer >> 3, value, command == MMU_PT_UPDATE_PRESERVE_AD)
+        if kind != WRITABLE and not (kind == SHARED and flags[mfn] & SHARED_RW):
+            return refuse(domain, refusals.NOT_A_TABLE, EINVAL, mfn, 0, pointer, hv.ram64[pointer >> 3], value)
+    else:
+        # nobody uses it as anything: a write to plain memory, which it thereby becomes
+        types[mfn] = WRITABLE
+        flags[mfn] |= VALIDATED
+    hv.ram64[pointer >> 3] = value
+    return 0
+
+
+def page_owner(vcpu: Vcpu, domid: int) -> int:
+    """Whose frames a hypercall speaks of: 0 for the caller's own, -ESRCH, or -EPERM for another's.
+
+    No domain here has power over another, as no domU has (Xen: get_pg_owner and xsm_default_action).
+    """
+    if domid == DOMID_SELF:
+        return 0
+    if domid == vcpu.domain.id:
+        return -ESRCH  # Xen: "Cannot specify itself as foreign domain"
+    if domid in (DOMID_IO, DOMID_XEN) or domid in vcpu.hv.domains:
+        return -EPERM
+    return -ESRCH
+
+
+def _foreign_update(vcpu: Vcpu, foreigndom: int) -> int:
+    """The same for mmu_update, whose argument names two domains: owner of the tables + 1, and of the frames."""
+    tables, frames = foreigndom >> 16, foreigndom & 0xFFFF
+    permission = 0
+    if tables and tables - 1 != vcpu.domain.id:
+        if tables - 1 not in vcpu.hv.domains:
+            return -ESRCH
+        permission = -EPERM
+    return page_owner(vcpu, frames) or permission
+
+
+def _signed32(value: int) -> int:
+    value &= _MASK32
+    return value - (1 << 32) if value >> 31 else value
+
+
+# --- update_va_mapping ---------------------------------------------------------------------------------------------
+
+
+def do_update_va_mapping(vcpu: Vcpu, va: int, b: int, c: int, d: int) -> int:
+    """Write the L1 entry that maps `va`, and flush as asked.
+
+    64-bit guests pass (va, value, flags); 32-bit ones (va, low half, high half, flags).
+    """
+    if vcpu.width == 64:
+        return _update_va_mapping(vcpu, va, b, c)
+    return _update_va_mapping(vcpu, va, b | c << 32, d & _MASK32)
+
+
+def do_update_va_mapping_otherdomain(vcpu: Vcpu, va: int, b: int, c: int, d: int, e: int) -> int:
+    """The same for a frame of another domain, which 64-bit guests name in `d` and 32-bit ones in `e`."""
+    permission = page_owner(vcpu, (d if vcpu.width == 64 else e) & 0xFFFF)
+    return permission or do_update_va_mapping(vcpu, va, b, c, d)
+
+
+def _update_va_mapping(vcpu: Vcpu, va: int, value: int, flags: int) -> int:
+    hv = vcpu.hv
+    ram64 = hv.ram64
+    domain = vcpu.domain
+    owner, types, type_count, _, _ = hv.frames.columns
+    hv.clock.charge(COST_PAGE_TABLE_UPDATE)
+    if va < 1 << 47 or va >= HYPERVISOR_VIRT_END:
+        # the walk down to the L1, which is the guest's own if the types are right
+        entry = ram64[(vcpu.space.root >> 3) + (va >> 39 & 511)]
+        if entry & PRESENT:
+            entry = ram64[((entry & FRAME_MASK) >> 3) + (va >> 30 & 511)]
+            if entry & PRESENT:
+                entry = ram64[((entry & FRAME_MASK) >> 3) + (va >> 21 & 511)]
+                mfn = (entry & FRAME_MASK) >> 12
+                if entry & PRESENT and owner[mfn] == domain.id and types[mfn] == L1 and type_count[mfn]:
+                    error = mod_l1_entry(vcpu, (mfn << 9) + (va >> 12 & 511), value)
+                    if error:
+                        return refusals.record(vcpu, error)
+                    flush = flags & UVMF_FLUSHTYPE_MASK
+                    return _flush_va(vcpu, va, flush, flags & ~UVMF_FLUSHTYPE_MASK) if flush else 0
+    return refusals.record(vcpu, refuse(domain, refusals.NO_TABLE, EINVAL, 0, L1, va, 0, value))
+
+
+def _flush_va(vcpu: Vcpu, va: int, kind: int, where: int) -> int:
+    """Flush what update_va_mapping asks for; `where`: this vCPU (0), all (UVMF_ALL), or a pointer to a bitmap."""
+    targets = [vcpu]
+    if where == UVMF_ALL:
+        targets = vcpu.domain.vcpus
+    elif where:
+        try:
+            targets = vcpus_of_bitmap(vcpu, where)
+        except guest_access.GuestFault:
+            return -EFAULT
+    for target in targets:
+        if kind == UVMF_INVLPG:
+            target.flush_page(va)
+        elif kind == UVMF_TLB_FLUSH:
+            target.flush_tlb()
+    return 0
+
+
+def vcpus_of_bitmap(vcpu: Vcpu, bitmap: int) -> list[Vcpu]:
+    """The vCPUs whose bits are set in a bitmap of the guest's, in words of its size; raises GuestFault."""
+    vcpus = vcpu.domain.vcpus
+    size = vcpu.domain.long_size
+    words = -(-len(vcpus) // (8 * size))
+    bits = int.from_bytes(guest_access.read(vcpu, bitmap, words * size), "little")
+    return [target for target in vcpus if bits >> target.id & 1]
+
+
+# --- base pointers -------------------------------------------------------------------------------------------------
+
+
+def switch_root(vcpu: Vcpu) -> None:
+    """Walk the vCPU's page tables from now on: its own L4, or the hypervisor's above a PAE guest's L3."""
+    if vcpu.width == 32:
+        root = vcpu.monitor_table << 12
+    else:
+        root = (vcpu.guest_table if vcpu.kernel_mode else vcpu.guest_table_user) << 12
+    vcpu.space.switch(root)
+    if vcpu.processor.vcpu is vcpu:
+        vcpu.processor.load_cr3(root)
+
+
+def new_guest_cr3(vcpu: Vcpu, mfn: int) -> int:
+    """Make a frame the kernel's top-level page table (MMUEXT_NEW_BASEPTR, mov to CR3); 0 or -EINVAL.
+
+    A PAE guest's L3 goes into slot 0 of the hypervisor's L4, which then counts as its use (Xen: new_guest_cr3).
+    """
+    old = vcpu.guest_table
+    if old != mfn:
+        error = get_page_and_type(vcpu.domain, mfn, L3 if vcpu.width == 32 else L4)
+        if error:
+            return refusals.record(vcpu, error)
+        vcpu.guest_table = mfn
+        if vcpu.width == 32:
+            vcpu.hv.ram64[vcpu.monitor_table << 9] = mfn << 12 | PRESENT | RW | USER | ACCESSED
+        if old != NO_FRAME:
+            put_page_and_type(vcpu.domain, old)
+    if vcpu.width == 64 and not _m2p_strict(vcpu.domain):
+        vcpu.hv.ram64[(mfn << 9) + M2P_SLOT] = vcpu.hv.xen_l4_slots.get(M2P_SLOT, 0)
+    switch_root(vcpu)
+    return 0
+
+
+def new_user_cr3(vcpu: Vcpu, mfn: int) -> int:
+    """Make a frame the L4 of a 64-bit guest's user mode (MMUEXT_NEW_USER_BASEPTR); 0 means none. 0 or -EINVAL."""
+    old = vcpu.guest_table_user
+    if mfn == old or (mfn == 0 and old == NO_FRAME):
+        return 0
+    if mfn:
+        error = get_page_and_type(vcpu.domain, mfn, L4)
+        if error:
+            return refusals.record(vcpu, error)
+        if _m2p_strict(vcpu.domain):
+            vcpu.hv.ram64[(mfn << 9) + M2P_SLOT] = 0
+    vcpu.guest_table_user = mfn or NO_FRAME
+    if old != NO_FRAME:
+        put_page_and_type(vcpu.domain, old)
+    return 0
+
+
+def _m2p_strict(domain: Domain) -> int:
+    return domain.vm_assist >> VMASST_TYPE_m2p_strict & 1
+
+
+# --- a domain's beginning and end ----------------------------------------------------------------------------------
+
+
+def validate_initial_tables(domain: Domain, vcpu: Vcpu, top_mfn: int) -> None:
+    """Promote the page tables that the domain builder has written, pin them, and make them the vCPU's.
+
+    The pin is the guest's to drop, as after real Xen's toolstack. Raises ValueError if the builder's tables break a
+    rule: a fault of the builder's.
+    """
+    level = L3 if domain.width == 32 else L4
+    error = get_page_and_type(domain, top_mfn, level)
+    if error:
+        refusal = domain.hv.frames.refusal
+        reason = f"{refusals.explain(refusal[0])}; {refusal}" if refusal else f"error {error}"
+        raise ValueError(f"d{domain.id}'s initial page tables are not valid: {reason}")
+    domain.hv.frames.flags[top_mfn] |= PINNED
+    error = new_guest_cr3(vcpu, top_mfn)
+    if error:
+        raise ValueError(f"d{domain.id}'s initial base pointer was refused: error {error}")
+
+
+def vcpu_destroy_pagetables(vcpu: Vcpu) -> None:
+    """A vCPU is no more: its base pointers use nothing now."""
+    if vcpu.width == 32 and vcpu.monitor_table != NO_FRAME:
+        vcpu.hv.ram64[vcpu.monitor_table << 9] = 0
+    for mfn in (vcpu.guest_table, vcpu.guest_table_user):
+        if mfn != NO_FRAME:
+            put_page_and_type(vcpu.domain, mfn)
+    vcpu.guest_table = vcpu.guest_table_user = NO_FRAME
+    vcpu.space.switch(0)
+
+
+def free_domain_memory(domain: Domain) -> None:
+    """Take everything from a dying domain: its base pointers and pins, then every frame (relinquish_memory).
+
+    The processor must not run on its page tables any more. A frame that another domain still maps stays until that
+    one lets it go.
+    """
+    hv = domain.hv
+    frames = hv.frames
+    frames.batch, frames.stale = True, False
+    for vcpu in domain.vcpus:
+        vcpu_destroy_pagetables(vcpu)
+    owned = frames.owned_by(domain.id)
+    for mfn in owned:
+        if frames.flags[mfn] & PINNED:
+            frames.flags[mfn] &= ~PINNED
+            put_page_and_type(domain, mfn)
+    for mfn in owned:
+        if frames.type[mfn] == SHARED:
+            frames.type_count[mfn] -= 1
+            domain.tot_pages += 1  # the hypervisor's frames never counted
+        put_allocation(hv, mfn)
+    frames.batch = False
+    flush_freed(domain)
+    left = len(frames.owned_by(domain.id))
+    if left:
+        hv.log(f"d{domain.id}: {left} frames are still mapped by others")
