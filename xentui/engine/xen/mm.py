@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from xentui.engine.clock import COST_PAGE_TABLE_UPDATE
 from xentui.engine.x86.paging import ACCESSED, AVAILABLE, DIRTY, FRAME_MASK, GLOBAL, NX, PRESENT, RW, USER
-from xentui.engine.xen import guest_access, refusals
+from xentui.engine.xen import descriptor_tables, guest_access, refusals
 from xentui.engine.xen.abi.arch_x86_64 import HYPERVISOR_VIRT_END
 from xentui.engine.xen.abi.core import (
     DOMID_IO,
@@ -367,6 +367,8 @@ def new_guest_cr3(vcpu: Vcpu, mfn: int) -> int:
             put_page_and_type(vcpu.domain, old)
     if vcpu.width == 64 and not _m2p_strict(vcpu.domain):
         vcpu.hv.ram64[(mfn << 9) + M2P_SLOT] = vcpu.hv.xen_l4_slots.get(M2P_SLOT, 0)
+    if vcpu.ldt_entries:
+        descriptor_tables.destroy_ldt(vcpu)
     switch_root(vcpu)
     return 0
 
@@ -425,7 +427,8 @@ def vcpu_destroy_pagetables(vcpu: Vcpu) -> None:
 
 
 def free_domain_memory(domain: Domain) -> None:
-    """Take everything from a dying domain: its base pointers and pins, then every frame (relinquish_memory).
+    """Take everything from a dying domain: base pointers, descriptor tables, pins, then every frame, the hypervisor's
+    for it included (Xen: domain_relinquish_resources).
 
     The processor must not run on its page tables any more. A frame that another domain still maps stays until that
     one lets it go.
@@ -435,6 +438,9 @@ def free_domain_memory(domain: Domain) -> None:
     frames.batch, frames.stale = True, False
     for vcpu in domain.vcpus:
         vcpu_destroy_pagetables(vcpu)
+        if domain.gdt_window:
+            descriptor_tables.destroy_gdt(vcpu)
+            descriptor_tables.destroy_ldt(vcpu)
     owned = frames.owned_by(domain.id)
     for mfn in owned:
         if frames.flags[mfn] & PINNED:
@@ -445,6 +451,10 @@ def free_domain_memory(domain: Domain) -> None:
             frames.type_count[mfn] -= 1
             domain.tot_pages += 1  # the hypervisor's frames never counted
         put_allocation(hv, mfn)
+    for mfn in domain.xen_frames:
+        if frames.owner[mfn] == DOMID_XEN:
+            frames.free(mfn, hv.ram)
+    domain.xen_frames = []
     frames.batch = False
     flush_freed(domain)
     left = len(frames.owned_by(domain.id))

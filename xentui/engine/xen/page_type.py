@@ -441,8 +441,8 @@ def init_xen_l4_slots(domain: Domain, mfn: int) -> None:
     for slot in range(XEN_L4_FIRST, XEN_L4_LAST + 1):
         hv.ram64[base + slot] = slots.get(slot, 0)
     if domain.perdomain_l3 >= 0:
-        # supervisor, and read-only already here: nothing behind it is for a guest to write
-        hv.ram64[base + PERDOMAIN_SLOT] = domain.perdomain_l3 << 12 | PRESENT | ACCESSED | DIRTY
+        # supervisor pages: out of reach for a 64-bit guest, which never leaves ring 3
+        hv.ram64[base + PERDOMAIN_SLOT] = domain.perdomain_l3 << 12 | PRESENT | RW | ACCESSED | DIRTY
     if domain.vm_assist >> VMASST_TYPE_m2p_strict & 1:
         hv.ram64[base + M2P_SLOT] = 0
 

@@ -1,0 +1,135 @@
+"""A machine without a processor, and small domains in it, for tests of the hypervisor's own logic."""
+
+from __future__ import annotations
+
+from array import array
+from types import SimpleNamespace
+from typing import Any, cast
+
+from xentui.engine.clock import FastClock
+from xentui.engine.trace import TraceRing
+from xentui.engine.x86.paging import ACCESSED, DIRTY, PRESENT, RW, USER
+from xentui.engine.x86.state import EFLAGS, HFLAGS, RIP, STATE_SIZE
+from xentui.engine.xen import mm
+from xentui.engine.xen.domain import Domain, Vcpu
+from xentui.engine.xen.hypervisor import Hypervisor
+from xentui.engine.xen.page import FrameTable
+
+P, W, U, A, D = PRESENT, RW, USER, ACCESSED, DIRTY
+TABLE = P | W | U | A
+DATA = P | W | U | A | D
+STACK_PFN = 40
+"""The page that tests put hypercall arguments into."""
+
+
+class FakeProcessor:
+    """What the hypervisor asks of a processor; counts the flushes."""
+
+    def __init__(self) -> None:
+        raw = memoryview(bytearray(STATE_SIZE))
+        self.state = SimpleNamespace(q=raw.cast("Q"), i=raw.cast("I"), raw=raw)
+        self.vcpu: object | None = None
+        self.flushes = 0
+        self.page_flushes: list[int] = []
+        self.code_flushes = 0
+        self.cr3 = 0
+
+    def load_cr3(self, address: int) -> None:
+        self.cr3 = address
+        self.flush_tlb()
+
+    def flush_tlb(self) -> None:
+        self.flushes += 1
+
+    def flush_page(self, address: int) -> None:
+        self.page_flushes.append(address)
+
+    def flush_code(self) -> None:
+        self.code_flushes += 1
+
+    def read_flags(self) -> int:
+        return cast(int, self.state.q[EFLAGS])
+
+    def write_flags(self, value: int) -> None:
+        self.state.q[EFLAGS] = value
+
+
+class Guest:
+    """A domain with its frames in order, and its first page tables as machine frame numbers."""
+
+    def __init__(self, domain: Domain, p2m: list[int], tables: dict[str, int]) -> None:
+        self.domain = domain
+        self.vcpu = domain.vcpus[0]
+        self.hv = domain.hv
+        self.p2m = p2m
+        self.tables = tables
+        """`l1`, `l2`, `l3`, `l4` (64-bit), `l2_last` (32-bit)."""
+
+    def entry(self, pfn: int, flags: int = DATA) -> int:
+        """A page-table entry for one of the domain's frames."""
+        return self.p2m[pfn] << 12 | flags
+
+    def write(self, address: int, words: list[int], code: str = "Q") -> int:
+        """Put values at a virtual address, which is also where they lie as pseudo-physical; returns it."""
+        data = array(code, words).tobytes()
+        start = (self.p2m[address >> 12] << 12) + (address & 0xFFF)
+        self.hv.ram[start : start + len(data)] = data
+        return address
+
+    def read(self, address: int, count: int = 1, code: str = "Q") -> list[int]:
+        """Values at a virtual address."""
+        size = array(code).itemsize * count
+        start = (self.p2m[address >> 12] << 12) + (address & 0xFFF)
+        return array(code, bytes(self.hv.ram[start : start + size])).tolist()
+
+    def update(self, pointer: int, value: int) -> int:
+        """mmu_update with one request."""
+        return mm.do_mmu_update(self.vcpu, self.write(STACK_PFN << 12, [pointer, value]), 1, 0, 0x7FF0)
+
+
+def make_hypervisor(frames: int = 512, seed: int = 1) -> Hypervisor:
+    """Machine memory with the hypervisor's M2P in it, and no domains."""
+    ram = memoryview(bytearray(frames << 12))
+    hv = Hypervisor(ram, FrameTable(frames, seed), FastClock(), TraceRing(1024))
+    m2p = hv.frames.allocate_xen(-(-frames * 8 // 4096))
+    compat = hv.frames.allocate_xen(-(-frames * 4 // 4096))
+    hv.m2p_index, hv.m2p_compat_index = m2p << 9, compat << 10
+    hv.xen_l4_slots = {256: hv.frames.allocate_xen(1) << 12 | P | U | A}
+    hv.compat_l2_slots = {0x1AC: hv.frames.allocate_xen(1) << 12 | P | A}
+    hv.zero_frame = hv.frames.allocate_xen(1)
+    hv.reserved_gdt_frame = {32: hv.zero_frame, 64: hv.zero_frame}
+    return hv
+
+
+def make_guest(hv: Hypervisor, number: int, width: int, pages: int = 64, processor: Any = None) -> Guest:
+    """A domain whose pages lie at their pseudo-physical addresses; its tables are mapped read-only, pinned, loaded."""
+    domain = Domain(hv, number, f"guest{number}", width)
+    hv.domains[number] = domain
+    processor = processor or FakeProcessor()
+    p2m = hv.frames.allocate(pages, number)
+    domain.max_pages = domain.tot_pages = pages
+    for pfn, mfn in enumerate(p2m):
+        hv.set_m2p(mfn, pfn)
+    vcpu = Vcpu(domain, 0, processor)
+    domain.vcpus.append(vcpu)
+    domain.perdomain_l3, window = hv.frames.allocate_xen(1), hv.frames.allocate_xen(1)
+    domain.gdt_window = [window]
+    domain.xen_frames = [domain.perdomain_l3, window]
+    names = ("l1", "l2", "l3", "l4") if width == 64 else ("l1", "l2", "l3", "l2_last")
+    tables = dict(zip(names, p2m, strict=False))
+    ram64 = hv.ram64
+    for pfn, mfn in enumerate(p2m):
+        ram64[(tables["l1"] << 9) + pfn] = mfn << 12 | (P | U | A if pfn < len(names) else DATA)
+    ram64[tables["l2"] << 9] = tables["l1"] << 12 | TABLE
+    ram64[tables["l3"] << 9] = tables["l2"] << 12 | (TABLE if width == 64 else P)
+    if width == 64:
+        ram64[tables["l4"] << 9] = tables["l3"] << 12 | TABLE
+    else:
+        ram64[(tables["l3"] << 9) + 3] = tables["l2_last"] << 12 | P
+        vcpu.monitor_table = hv.frames.allocate_xen(1)
+        domain.xen_frames.append(vcpu.monitor_table)
+    processor.vcpu = vcpu
+    vcpu.i[HFLAGS] = 1 if width == 32 else 3
+    vcpu.q[RIP] = STACK_PFN << 12
+    mm.validate_initial_tables(domain, vcpu, tables["l4" if width == 64 else "l3"])
+    return Guest(domain, p2m, tables)

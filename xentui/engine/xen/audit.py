@@ -1,0 +1,196 @@
+"""Recompute the frame table from nothing, by walking every page table of every domain, and compare.
+
+What it finds is a fault of the hypervisor's, whatever the guests did; the tests run it after every operation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xentui.engine.x86.paging import FRAME_MASK, GLOBAL, PRESENT, RW, USER
+from xentui.engine.xen.domain import NO_FRAME
+from xentui.engine.xen.page import (
+    ALLOCATED,
+    DOMID_INVALID,
+    DOMID_XEN,
+    L1,
+    L2,
+    L3,
+    L4,
+    NONE,
+    PAE_XEN_L2,
+    PINNED,
+    SEG,
+    SHARED,
+    SHARED_RW,
+    VALIDATED,
+    WRITABLE,
+    type_name,
+)
+from xentui.engine.xen.page_type import (
+    COMPAT_L2_FIRST,
+    GUEST_KERNEL,
+    L1_DISALLOW,
+    PAE_L3_DISALLOW,
+    PERDOMAIN_SLOT,
+    TABLE_DISALLOW,
+    XEN_L4_FIRST,
+    XEN_L4_LAST,
+)
+
+if TYPE_CHECKING:
+    from xentui.engine.xen.domain import Domain
+    from xentui.engine.xen.hypervisor import Hypervisor
+
+
+class _Counts:
+    """What the walk finds: uses of each frame, uses of its type, and what is wrong with single entries."""
+
+    def __init__(self, frames: int) -> None:
+        self.references = [0] * frames
+        self.type_uses = [0] * frames
+        self.linear = [0] * frames
+        self.problems: list[str] = []
+
+
+def audit(hv: Hypervisor) -> list[str]:
+    """Everything in the frame table that the page tables do not bear out, a line each; empty if all is well."""
+    frames = hv.frames
+    found = _Counts(frames.count)
+    for mfn in range(frames.count):
+        flags = frames.flags[mfn]
+        found.references[mfn] += flags & ALLOCATED != 0 or mfn == 0
+        if flags & PINNED:
+            _use(found, mfn)
+        if frames.type[mfn] == SHARED:
+            found.type_uses[mfn] += 1
+        if frames.type[mfn] in (L1, L2, L3, L4) and flags & VALIDATED:
+            _walk_table(hv, mfn, found)
+    for domain in hv.domains.values():
+        _count_vcpus(domain, found)
+    for mfn in range(frames.count):
+        _compare(hv, mfn, found)
+    return found.problems
+
+
+def _use(found: _Counts, mfn: int) -> None:
+    found.references[mfn] += 1
+    found.type_uses[mfn] += 1
+
+
+def _count_vcpus(domain: Domain, found: _Counts) -> None:
+    """Uses that vCPUs make: base pointers, descriptor tables, a vcpu_info in the guest's own memory."""
+    hv = domain.hv
+    for vcpu in domain.vcpus:
+        for top, level in ((vcpu.guest_table, L3 if vcpu.width == 32 else L4), (vcpu.guest_table_user, L4)):
+            if top != NO_FRAME:
+                _use(found, top)
+                if hv.frames.type[top] != level:
+                    found.problems.append(f"{vcpu.name}'s base pointer: {hv.frames.describe(top)}, not L{level}")
+        for mfn in vcpu.gdt_frames:
+            _use(found, mfn)
+        if vcpu.info_frame not in (NO_FRAME, domain.shared_info_frame):
+            _use(found, vcpu.info_frame)
+    for window in domain.gdt_window:
+        for index in range(window << 9, (window + 1) << 9):
+            entry = hv.ram64[index]
+            if entry & PRESENT and index & 31 >= 16:
+                _use(found, (entry & FRAME_MASK) >> 12)
+
+
+def _walk_table(hv: Hypervisor, mfn: int, found: _Counts) -> None:
+    """Count what one validated page table refers to, and check its entries."""
+    frames = hv.frames
+    level = frames.type[mfn]
+    domain = hv.domains.get(frames.owner[mfn])
+    if domain is None:
+        found.problems.append(f"a page table without a domain: {frames.describe(mfn)}")
+        return
+    for slot, entry in enumerate(hv.ram64[mfn << 9 : (mfn + 1) << 9].tolist()):
+        if _is_xen_slot(frames.flags[mfn], level, slot):
+            _check_xen_slot(hv, domain, mfn, level, slot, entry, found)
+        elif entry & PRESENT:
+            problem = _count_entry(hv, domain, mfn, level, slot, entry, found)
+            if problem:
+                found.problems.append(f"L{level} {mfn:#x} slot {slot}, entry {entry:#x}: {problem}")
+
+
+def _is_xen_slot(flags: int, level: int, slot: int) -> bool:
+    if level == L4:
+        return XEN_L4_FIRST <= slot <= XEN_L4_LAST
+    return level == L2 and bool(flags & PAE_XEN_L2) and slot >= COMPAT_L2_FIRST
+
+
+def _check_xen_slot(
+    hv: Hypervisor, domain: Domain, mfn: int, level: int, slot: int, entry: int, found: _Counts
+) -> None:
+    """The hypervisor's slots hold its own entries or nothing."""
+    own = (hv.xen_l4_slots if level == L4 else hv.compat_l2_slots).get(slot, 0)
+    target = (entry & FRAME_MASK) >> 12
+    if (
+        entry
+        and entry & ~0x60 != own & ~0x60
+        and not (level == L4 and slot == PERDOMAIN_SLOT and target == domain.perdomain_l3 and not entry & USER)
+    ):
+        found.problems.append(f"L{level} {mfn:#x} slot {slot} is the hypervisor's and holds {entry:#x}")
+
+
+def _count_entry(hv: Hypervisor, domain: Domain, mfn: int, level: int, slot: int, entry: int, found: _Counts) -> str:
+    """Count one present entry; what is wrong with it, or nothing."""
+    frames = hv.frames
+    target = (entry & FRAME_MASK) >> 12
+    if target >= frames.count:
+        return "maps what is no memory"
+    owner, kind = frames.owner[target], frames.type[target]
+    if level == L1:
+        found.references[target] += 1
+        found.type_uses[target] += bool(entry & RW)
+        if owner in (DOMID_XEN, DOMID_INVALID):
+            return f"maps {frames.describe(target)}"
+        if entry & RW and kind != WRITABLE and not (kind == SHARED and frames.flags[target] & SHARED_RW):
+            return f"maps writable {frames.describe(target)}"
+        if entry & L1_DISALLOW:
+            return "has forbidden flags"
+        if domain.width == 64 and (not entry & USER or not entry & (GUEST_KERNEL | GLOBAL)):
+            return "lacks the bits that the hypervisor sets"
+        return ""
+    if entry & (PAE_L3_DISALLOW if level == L3 and domain.width == 32 else TABLE_DISALLOW):
+        return "has forbidden flags"
+    if owner != domain.id:
+        return f"refers to {frames.describe(target)}"
+    if kind == level:
+        if entry & RW:
+            return "is a linear page table, and writable"
+        if target != mfn:
+            _use(found, target)
+            found.linear[mfn] += 1
+            found.linear[target] -= 1
+        return ""
+    _use(found, target)
+    pae = PAE_XEN_L2 if domain.width == 32 and level == L3 and slot == 3 else 0
+    if kind != level - 1 or frames.flags[target] & PAE_XEN_L2 != pae or not frames.flags[target] & VALIDATED:
+        return f"refers to {frames.describe(target)}"
+    return ""
+
+
+def _compare(hv: Hypervisor, mfn: int, found: _Counts) -> None:
+    """One frame's row against what the walk has found."""
+    frames = hv.frames
+    problems, what = found.problems, frames.describe(mfn)
+    kind, flags, owner = frames.type[mfn], frames.flags[mfn], frames.owner[mfn]
+    if frames.ref_count[mfn] != found.references[mfn]:
+        problems.append(f"{what}: the walk finds {found.references[mfn]} references")
+    if frames.type_count[mfn] != found.type_uses[mfn]:
+        problems.append(f"{what}: the walk finds {found.type_uses[mfn]} uses as {type_name(kind, flags)}")
+    if kind in (L1, L2, L3, L4) and bool(flags & VALIDATED) != (frames.type_count[mfn] > 0):
+        problems.append(f"{what}: validated is {bool(flags & VALIDATED)}")
+    if kind in (L1, L2, L3, L4) and flags & VALIDATED and frames.linear[mfn] != found.linear[mfn]:
+        problems.append(f"{what}: linear count {frames.linear[mfn]}, the walk finds {found.linear[mfn]}")
+    if flags & PINNED and kind not in (L1, L2, L3, L4):
+        problems.append(f"{what}: pinned")
+    if owner in (DOMID_XEN, DOMID_INVALID) and (kind != NONE or flags & ~ALLOCATED):
+        problems.append(f"{what}: has a type or flags")
+    if owner == DOMID_INVALID and frames.ref_count[mfn]:
+        problems.append(f"{what}: free, with references")
+    if kind == SEG and frames.type_count[mfn] and not flags & VALIDATED:
+        problems.append(f"{what}: descriptors in use, not validated")
