@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,57 @@ def test_lz4_in_several_blocks(tmp_path: Path) -> None:
     assert bytes(image.elf.data) == kernel
 
 
+def lzop_stream(blocks: list[tuple[int, bytes]], flags: int = 0x0300_0000, version: int = 0x1030) -> bytes:
+    """An lzop file of blocks given as unpacked size and packed bytes; checksums, which Linux ignores, are zero."""
+    header = struct.pack(">HH", version, 0x20A0) + (struct.pack(">HBB", 0x0940, 3, 9) if version >= 0x940 else b"\3")
+    header += struct.pack(">I", flags) + (bytes(4) if flags & 0x800 else b"") + struct.pack(">II", 0o100644, 0)
+    header += bytes(4 * (version >= 0x940)) + b"\4name" + bytes(4)
+    body = b""
+    for size, packed in blocks:
+        plain_sums = 4 * (bool(flags & 1) + bool(flags & 0x100))
+        packed_sums = 4 * (bool(flags & 2) + bool(flags & 0x200)) if len(packed) < size else 0
+        body += struct.pack(">II", size, len(packed)) + bytes(plain_sums + packed_sums) + packed
+    return b"\x89LZO\0\r\n\x1a\n" + header + body + bytes(4)
+
+
+def rle_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of lzallright, which is optional, something that unpacks b"zeros" to as many zeros as wanted."""
+
+    class LZOCompressor:
+        @staticmethod
+        def decompress(data: bytes, output_size_hint: int) -> bytes:
+            assert len(data) < output_size_hint
+            return bytes(output_size_hint if data == b"zeros" else 0)
+
+    monkeypatch.setitem(sys.modules, "lzallright", types.SimpleNamespace(LZOCompressor=LZOCompressor))
+
+
+@pytest.mark.parametrize("flags", [0, 1, 3, 0x303, 0x801])
+@pytest.mark.parametrize("version", [0x0930, 0x1030])
+def test_lzo_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, version: int) -> None:
+    rle_library(monkeypatch)
+    kernel = Elf(segments=[(0x10_0000, bytes(9000), 9000)]).build()
+    zeros = kernel.index(bytes(8000))
+    blocks = [(zeros, kernel[:zeros]), (8000, b"zeros"), (len(kernel) - zeros - 8000, kernel[zeros + 8000 :])]
+    stream = lzop_stream(blocks, flags, version) + struct.pack("<I", len(kernel))
+    image = load_image(written(tmp_path, build_bzimage(stream)))
+    assert (bytes(image.elf.data), image.container) == (kernel, "bzImage, lzo")
+
+
+def test_lzo_that_does_not_fit_its_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rle_library(monkeypatch)
+    assert "does not unpack to its size" in refusal(written(tmp_path, lzop_stream([(99, b"other")])))
+    assert "impossible sizes" in refusal(written(tmp_path, lzop_stream([(9, b"more than nine")])))
+    monkeypatch.setattr(decompress, "MAX_UNPACKED", 1000)
+    assert "unpacks to more than" in refusal(written(tmp_path, lzop_stream([(900, b"zeros")] * 2)))
+
+
+def test_lzo_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lzallright", None)
+    message = refusal(written(tmp_path, lzop_stream([(99, b"packed")])))
+    assert "needs the Python package lzallright (lzo stream); pip install lzallright, or recompress" in message
+
+
 BAD = {
     "old protocol": (build_bzimage(compress(KERNEL, "gzip"), protocol=0x207), "too old: boot protocol 2.07"),
     "header cut": (build_bzimage(b"")[:0x24A], "truncated: a bzImage ends inside its header (offset 0x24a)"),
@@ -93,7 +145,8 @@ BAD = {
         "not a kernel: no ELF, bzImage or compression magic (inside its bz",
     ),
     "text payload": (build_bzimage(compress(b"hello", "gzip")), "a text file, not a kernel (inside its bzImage, gzip)"),
-    "LZO": (build_bzimage(b"\x89LZO\x00\r\n\x1a\n" + bytes(99)), "compressed with LZO, which is not supported"),
+    "lzo cut": (build_bzimage(b"\x89LZO\x00\r\n\x1a\n"), "truncated: the stream breaks off at byte"),
+    "lzo corrupt": (build_bzimage(b"\x89LZOlzolzolzo"), "corrupt: no lzop header (lzo payload)"),
     "initrd": (
         gzip.compress(b"070701" + b"0" * 200),
         "a cpio archive, not a kernel (inside its gzip); give it as --ramdisk",

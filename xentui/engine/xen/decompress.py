@@ -27,7 +27,7 @@ MAGICS = (
     (b"\x5d\x00\x00", "lzma"),
     (b"\x02\x21\x4c\x18", "lz4"),
     (b"\x04\x22\x4d\x18", "lz4 frame"),
-    (b"\x89LZO", "LZO"),
+    (b"\x89LZO", "lzo"),
 )
 
 
@@ -39,21 +39,20 @@ def find_method(data: memoryview) -> str | None:
 def decompress(path: str, data: memoryview, method: str, *, payload: bool) -> bytes:
     """Unpack a kernel; `payload` tells that it comes from a bzImage, where the unpacked size follows the stream.
 
-    Raises ImageError for corrupt or truncated data, for more than MAX_UNPACKED bytes, and for LZO.
+    Raises ImageError for corrupt or truncated data, for more than MAX_UNPACKED bytes, and for a missing library.
     """
-    decoder = DECODERS.get(method)
-    if decoder is None:
-        remedy = "recompress the kernel, for example with zstd (Linux: CONFIG_KERNEL_ZSTD)"
-        raise ImageError(path, f"compressed with {method}, which is not supported", where="magic", remedy=remedy)
     place = f"{method} {'payload' if payload else 'stream'}"
     try:
-        unpacked = decoder(data, payload)
+        unpacked = DECODERS[method](data, payload)
     except _TooLargeError:
         raise ImageError(path, f"unpacks to more than {MAX_UNPACKED >> 20} MiB", where=place) from None
     except EOFError as error:
         raise ImageError(path, f"truncated: {error}", where=place, remedy="copy the file anew") from None
-    except ImportError:
-        raise
+    except ImportError as error:
+        remedy = f"pip install {error.name}, or recompress the kernel with zstd"
+        raise ImageError(
+            path, f"unpacking it needs the Python package {error.name}", where=place, remedy=remedy
+        ) from None
     except Exception as error:
         # the libraries have seven exceptions for this between them, OSError and RuntimeError among those
         raise ImageError(path, f"corrupt: {error}", where=place, remedy="copy the file anew") from None
@@ -153,6 +152,16 @@ def _lz4_frame(data: memoryview, payload: bool) -> bytes:
     return _run(lz4.frame.LZ4FrameDecompressor(), data)
 
 
+def _lzo(data: memoryview, payload: bool) -> bytes:
+    from . import lzop
+
+    def check(size: int) -> None:
+        if size > MAX_UNPACKED:
+            raise _TooLargeError
+
+    return lzop.decompress(data, check)
+
+
 DECODERS: dict[str, Callable[[memoryview, bool], bytes]] = {
     "gzip": _gzip,
     "bzip2": _bzip2,
@@ -161,4 +170,5 @@ DECODERS: dict[str, Callable[[memoryview, bool], bytes]] = {
     "lzma": _lzma,
     "lz4": _lz4,
     "lz4 frame": _lz4_frame,
+    "lzo": _lzo,
 }
