@@ -27,6 +27,12 @@ extern const char guest_name[];          /* for instance "hello" */
 /* start.c */
 extern start_info_t *start_info;
 extern shared_info_t *shared_info;       /* mapped by the runtime */
+extern struct boot_state {               /* what the guest found, before it changed anything */
+    unsigned long sp;
+    uint16_t cs, ss;
+    uint64_t code_pte, data_pte, table_pte;
+    bool all_upcalls_masked, no_channel_masked, no_channel_pending;
+} boot;
 bool option(const char *name, char *value, size_t size);       /* "name=value" on the command line */
 unsigned long option_number(const char *name, unsigned long otherwise);
 bool is_initial_domain(void);

@@ -12,6 +12,9 @@ hypercall_page:                         /* filled by the domain builder: 32 byte
     .globl _start
 _start:                                 /* ESI: start_info; ESP: the boot stack, which is left behind at once */
     cld
+    mov %esp, boot
+    mov %cs, boot + 4
+    mov %ss, boot + 6
     lea boot_stack + STACK_PAGES * PAGE_SIZE, %esp
     xor %ebp, %ebp
     push %esi

@@ -13,6 +13,9 @@ hypercall_page:                         /* filled by the domain builder: 32 byte
     .globl _start
 _start:                                 /* RSI: start_info; RSP: the boot stack, which is left behind at once */
     cld
+    mov %rsp, boot(%rip)
+    mov %cs, boot + 8(%rip)
+    mov %ss, boot + 10(%rip)
     lea boot_stack + STACK_PAGES * PAGE_SIZE(%rip), %rsp
     xor %ebp, %ebp
     mov %rsi, %rdi

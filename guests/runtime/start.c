@@ -4,6 +4,8 @@
 start_info_t *start_info;
 shared_info_t *shared_info;
 
+struct boot_state boot;
+
 void guest_start(start_info_t *info);
 
 bool is_initial_domain(void)
@@ -45,11 +47,26 @@ void shut_down(unsigned int reason)
         hypercall_sched_op(SCHEDOP_shutdown, &shutdown);
 }
 
+static void keep_boot_state(void)
+{
+    boot.code_pte = pte_read((unsigned long)guest_start);
+    boot.data_pte = pte_read((unsigned long)&boot);
+    boot.table_pte = pte_read(start_info->pt_base);
+    boot.all_upcalls_masked = boot.no_channel_masked = boot.no_channel_pending = true;
+    for (size_t i = 0; i < ARRAY_SIZE(shared_info->vcpu_info); i++)
+        boot.all_upcalls_masked &= shared_info->vcpu_info[i].evtchn_upcall_mask == 1;
+    for (size_t i = 0; i < ARRAY_SIZE(shared_info->evtchn_mask); i++) {
+        boot.no_channel_masked &= !shared_info->evtchn_mask[i];
+        boot.no_channel_pending &= !shared_info->evtchn_pending[i];
+    }
+}
+
 void guest_start(start_info_t *info)
 {
     start_info = info;
     memory_init();
     map_shared_info();
+    keep_boot_state();
     events_init();
     console_init();
     protect_own_image();

@@ -1,0 +1,268 @@
+/* Event channels, upcalls, and the time they tell of. */
+#include "selftest.h"
+
+static volatile unsigned int upcalls, depth, deepest;
+static volatile unsigned int mask_in_upcall;
+static volatile evtchn_port_t last_port, send_from_handler;
+
+static void on_event(evtchn_port_t port)
+{
+    depth++;
+    if (depth > deepest)
+        deepest = depth;
+    upcalls++;
+    last_port = port;
+    mask_in_upcall = upcall_mask();
+    if (send_from_handler) {
+        evtchn_port_t to = send_from_handler;
+        send_from_handler = 0;
+        event_send(to);
+    }
+    depth--;
+}
+
+static long operation(unsigned int command, void *argument)
+{
+    return hypercall_event_channel_op((int)command, argument);
+}
+
+static long close_port(evtchn_port_t port)
+{
+    struct evtchn_close close = {.port = port};
+    return operation(EVTCHNOP_close, &close);
+}
+
+static struct evtchn_status status_of(evtchn_port_t port)
+{
+    struct evtchn_status status = {.dom = DOMID_SELF, .port = port, .status = 99};
+    operation(EVTCHNOP_status, &status);
+    return status;
+}
+
+static void test_misused_channels(void)
+{
+    struct evtchn_send send = {.port = 4000};
+    struct evtchn_bind_virq virq = {.virq = NR_VIRQS, .vcpu = 0};
+    struct evtchn_bind_ipi ipi = {.vcpu = 100};
+    struct evtchn_status status = {.dom = DOMID_SELF, .port = 100000};
+    struct evtchn_unmask unmask = {.port = 100000};
+    struct evtchn_bind_interdomain bind = {.remote_dom = DOMID_SELF, .remote_port = 4000};
+    struct evtchn_alloc_unbound unbound = {.dom = 0x1234, .remote_dom = DOMID_SELF};
+    is(operation(99, &send), -XEN_ENOSYS, "unknown command");
+    is(operation(EVTCHNOP_send, NOWHERE), -XEN_EFAULT, "send: from nowhere");
+    is(operation(EVTCHNOP_send, &send), -XEN_EINVAL, "send: a port that is not open");
+    send.port = 100000;
+    is(operation(EVTCHNOP_send, &send), -XEN_EINVAL, "send: a port out of range");
+    is(operation(EVTCHNOP_bind_virq, &virq), -XEN_EINVAL, "bind_virq: no such virq");
+    virq.virq = VIRQ_TIMER;
+    virq.vcpu = 100;
+    is(operation(EVTCHNOP_bind_virq, &virq), -XEN_ENOENT, "bind_virq: no such vCPU");
+    is(operation(EVTCHNOP_bind_ipi, &ipi), -XEN_ENOENT, "bind_ipi: no such vCPU");
+    is(operation(EVTCHNOP_status, &status), -XEN_EINVAL, "status: a port out of range");
+    status.dom = 0x1234;
+    is(operation(EVTCHNOP_status, &status), -XEN_ESRCH, "status: of no domain");
+    is(operation(EVTCHNOP_unmask, &unmask), -XEN_EINVAL, "unmask: a port out of range");
+    is(close_port(0), -XEN_EINVAL, "close: port 0");
+    is(close_port(100000), -XEN_EINVAL, "close: a port out of range");
+    is(operation(EVTCHNOP_bind_interdomain, &bind), -XEN_EINVAL, "bind_interdomain: a port that is not open");
+    is(operation(EVTCHNOP_alloc_unbound, &unbound), -XEN_ESRCH, "alloc_unbound: for no domain");
+    is(operation(EVTCHNOP_alloc_unbound, NOWHERE), -XEN_EFAULT, "alloc_unbound: from nowhere");
+}
+
+static void test_ipi_and_virq(void)
+{
+    evtchn_port_t port = (evtchn_port_t)event_bind_ipi();
+    struct evtchn_bind_vcpu bind = {.port = port, .vcpu = 0};
+    struct evtchn_bind_virq virq = {.virq = VIRQ_DEBUG, .vcpu = 0};
+    check((long)port > 0, "bind_ipi gives a port");
+    is((long)status_of(port).status, EVTCHNSTAT_ipi, "... of status ipi");
+    is(operation(EVTCHNOP_bind_vcpu, &bind), -XEN_EINVAL, "... that cannot move to another vCPU");
+    is(close_port(port), 0, "close");
+    is(close_port(port), -XEN_EINVAL, "close once more");
+    is((long)status_of(port).status, EVTCHNSTAT_closed, "... its status is closed");
+    is(operation(EVTCHNOP_bind_virq, &virq), 0, "bind_virq: VIRQ_DEBUG");
+    check(virq.port == port, "... gets the lowest free port again");
+    struct evtchn_status status = status_of(virq.port);
+    is((long)status.status, EVTCHNSTAT_virq, "... of status virq");
+    is((long)status.u.virq, VIRQ_DEBUG, "... which says which");
+    is(operation(EVTCHNOP_bind_virq, &virq), -XEN_EEXIST, "bind_virq: once more");
+    bind.port = virq.port;
+    is(operation(EVTCHNOP_bind_vcpu, &bind), -XEN_EINVAL, "a per-vCPU virq cannot move either");
+    is(close_port(virq.port), 0, "close");
+}
+
+static void test_interdomain(void)
+{
+    struct evtchn_alloc_unbound unbound = {.dom = DOMID_SELF, .remote_dom = DOMID_SELF};
+    is(operation(EVTCHNOP_alloc_unbound, &unbound), 0, "alloc_unbound for ourselves");
+    is((long)status_of(unbound.port).status, EVTCHNSTAT_unbound, "... of status unbound");
+    struct evtchn_send send = {.port = unbound.port};
+    is(operation(EVTCHNOP_send, &send), 0, "send on an unbound port is no error");
+    struct evtchn_bind_interdomain bind = {.remote_dom = DOMID_SELF, .remote_port = unbound.port};
+    is(operation(EVTCHNOP_bind_interdomain, &bind), 0, "bind_interdomain with ourselves");
+    check(bind.local_port != unbound.port, "... gives another port");
+    struct evtchn_status status = status_of(unbound.port);
+    is((long)status.status, EVTCHNSTAT_interdomain, "... the first is of status interdomain now");
+    check(status.u.interdomain.port == bind.local_port, "... and knows its peer");
+    check(event_pending(bind.local_port), "... the new port is pending at once");
+    event_clear(bind.local_port);
+    send.port = unbound.port;
+    is(operation(EVTCHNOP_send, &send), 0, "send");
+    check(event_pending(bind.local_port) && !event_pending(unbound.port), "... sets the peer's pending bit, not its own");
+    event_clear(bind.local_port);
+    struct evtchn_bind_vcpu vcpu = {.port = unbound.port, .vcpu = 0};
+    is(operation(EVTCHNOP_bind_vcpu, &vcpu), 0, "bind_vcpu");
+    vcpu.vcpu = 100;
+    is(operation(EVTCHNOP_bind_vcpu, &vcpu), -XEN_ENOENT, "bind_vcpu: no such vCPU");
+    is(close_port(bind.local_port), 0, "close one end");
+    is((long)status_of(unbound.port).status, EVTCHNSTAT_unbound, "... the other is unbound again");
+    is(close_port(unbound.port), 0, "close the other");
+}
+
+void test_event_channels(void)
+{
+    test_misused_channels();
+    test_ipi_and_virq();
+    test_interdomain();
+}
+
+static volatile vcpu_info_t *vcpu(void)
+{
+    return &shared_info->vcpu_info[0];
+}
+
+static void test_holding_off(evtchn_port_t port)
+{
+    upcalls = 0;
+    events_off();
+    event_send(port);
+    is((long)upcalls, 0, "events off: no upcall");
+    check(event_pending(port), "... the channel's pending bit is set");
+    is(vcpu()->evtchn_upcall_pending, 1, "... upcall_pending is set");
+    check(vcpu()->evtchn_pending_sel >> (port / (8 * sizeof(long))) & 1, "... the selector's bit is set");
+    event_send(port);
+    vcpu()->evtchn_upcall_mask = 0;
+    is((long)upcalls, 0, "clearing the mask alone makes no upcall");
+    hypercall_xen_version(XENVER_version, NULL);
+    is((long)upcalls, 1, "the next hypercall's end does, once for two events");
+    is(vcpu()->evtchn_upcall_pending, 0, "... nothing is pending any more");
+    upcalls = 0;
+    event_mask(port);
+    event_send(port);
+    check(event_pending(port) && !vcpu()->evtchn_upcall_pending, "a masked channel becomes pending, without upcall_pending");
+    is((long)upcalls, 0, "... no upcall");
+    struct evtchn_unmask unmask = {.port = port};
+    is(operation(EVTCHNOP_unmask, &unmask), 0, "unmask");
+    is((long)upcalls, 1, "... and the upcall comes");
+}
+
+static void test_nesting(evtchn_port_t port)
+{
+    upcalls = deepest = 0;
+    send_from_handler = port;
+    event_send(port);
+    is((long)upcalls, 2, "an event sent by its own handler is delivered too");
+    is((long)deepest, 1, "... not nested");
+    is(mask_in_upcall, 1, "the upcall mask is set during an upcall");
+    is(upcall_mask(), 0, "... and clear behind it");
+}
+
+static void test_poll(evtchn_port_t port)
+{
+    struct sched_poll poll = {.nr_ports = 1, .timeout = 0};
+    evtchn_port_t ports[1] = {port};
+    set_xen_guest_handle(poll.ports, ports);
+    event_mask(port);
+    event_clear(port);
+    uint64_t start = clock_ns();
+    poll.timeout = start + 3000000;
+    is(hypercall_sched_op(SCHEDOP_poll, &poll), 0, "poll with a time limit");
+    check(clock_ns() >= start + 3000000, "... waits so long");
+    event_send(port);
+    start = clock_ns();
+    poll.timeout = start + 5000000000;
+    is(hypercall_sched_op(SCHEDOP_poll, &poll), 0, "poll of a pending port");
+    check(clock_ns() < start + 2000000000, "... returns at once, though the port is masked");
+    event_clear(port);
+    struct evtchn_unmask unmask = {.port = port};
+    operation(EVTCHNOP_unmask, &unmask);
+}
+
+void test_upcalls(void)
+{
+    evtchn_port_t port = (evtchn_port_t)event_bind_ipi();
+    event_handle(port, on_event);
+    upcalls = 0;
+    event_send(port);
+    is((long)upcalls, 1, "an event to ourselves arrives before the next instruction");
+    check(last_port == port, "... on its port");
+    test_holding_off(port);
+    test_nesting(port);
+    upcalls = 0;
+    events_off();
+    event_send(port);
+    is(hypercall_sched_op(SCHEDOP_block, NULL), 0, "block with an event pending returns");
+    is((long)upcalls, 1, "... behind its upcall");
+    is(upcall_mask(), 0, "... with events on");
+    test_poll(port);
+    close_port(port);
+}
+
+__asm__(".pushsection .user, \"ax\"\n user_forever: jmp user_forever\n .popsection");
+extern void user_forever(void);
+
+static volatile bool leave_user;
+
+static void on_timer(evtchn_port_t port)
+{
+    on_event(port);
+    if (leave_user) {
+        leave_user = false;
+        depth = 0;
+        user_leave(4711);
+    }
+}
+
+static void wait_upcalls(unsigned int wanted, uint64_t limit)
+{
+    uint64_t deadline = clock_ns() + limit;
+    while (upcalls < wanted && clock_ns() < deadline)
+        hypercall_sched_op(SCHEDOP_yield, NULL);
+}
+
+void test_timers(void)
+{
+    evtchn_port_t port = (evtchn_port_t)event_bind_virq(VIRQ_TIMER);
+    event_handle(port, on_timer);
+    upcalls = 0;
+    uint64_t deadline = clock_ns() + 2000000;
+    is(hypercall_set_timer_op(deadline), 0, "set_timer_op");
+    while (!upcalls && clock_ns() < deadline + 1000000000)
+        block();
+    is((long)upcalls, 1, "... wakes a blocked vCPU by VIRQ_TIMER");
+    check(clock_ns() >= deadline, "... not early");
+    upcalls = 0;
+    deadline = clock_ns() + 2000000;
+    hypercall_set_timer_op(deadline);
+    while (!upcalls && clock_ns() < deadline + 1000000000)
+        ;
+    is((long)upcalls, 1, "... interrupts a running one too");
+    struct vcpu_set_singleshot_timer single = {.timeout_abs_ns = clock_ns() + 2000000, .flags = VCPU_SSHOTTMR_future};
+    upcalls = 0;
+    is(hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 0, &single), 0, "set_singleshot_timer");
+    wait_upcalls(1, 1000000000);
+    is((long)upcalls, 1, "... comes");
+    struct vcpu_set_periodic_timer periodic = {.period_ns = 2000000};
+    upcalls = 0;
+    is(hypercall_vcpu_op(VCPUOP_set_periodic_timer, 0, &periodic), 0, "set_periodic_timer");
+    wait_upcalls(3, 1000000000);
+    check(upcalls >= 3, "... comes again and again");
+    is(hypercall_vcpu_op(VCPUOP_stop_periodic_timer, 0, NULL), 0, "stop_periodic_timer");
+    upcalls = 0;
+    leave_user = true;
+    hypercall_set_timer_op(clock_ns() + 2000000);
+    is(user_run(user_forever, 0), 4711, "a timer's upcall interrupts user code");
+    is(upcall_mask(), 1, "... with events off");
+    events_on();
+    close_port(port);
+}

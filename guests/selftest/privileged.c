@@ -1,0 +1,244 @@
+/* Instructions that are privileged, or ought to be: what Xen emulates for a kernel, and what runs without a trap. */
+#include "selftest.h"
+#include <xen/physdev.h>
+
+static unsigned long flags_now(void)
+{
+    unsigned long flags;
+    __asm__ volatile("pushf; pop %0" : "=r"(flags));
+    return flags;
+}
+
+static void set_iopl(unsigned int level)
+{
+    struct physdev_set_iopl iopl = {.iopl = level};
+    HYPERCALL5(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, &iopl, 0, 0, 0);
+}
+
+static void test_interrupt_flag(void)
+{
+    is64(flags_now() & 0x200, 0x200, "pushf shows IF set");
+    events_off();
+    is64(flags_now() & 0x200, 0x200, "... with events off too");
+    events_on();
+    PROBE("pushf; andl $~0x200, (" SP "); popf", : : "memory", "cc");
+    check_no_trap("popf that clears IF");
+    is64(flags_now() & 0x200, 0x200, "... is without effect");
+    is(upcall_mask(), 0, "... on the upcall mask too");
+    PROBE("cli");
+    check_trap(13, 0, 0, "cli at virtual IOPL 0");
+    PROBE("sti");
+    check_trap(13, 0, 0, "sti at virtual IOPL 0");
+    set_iopl(1);
+    PROBE("cli");
+    check_no_trap("cli at virtual IOPL 1");
+    is(upcall_mask(), 0, "... is without effect");
+    PROBE("sti");
+    check_no_trap("sti at virtual IOPL 1");
+    set_iopl(0);
+}
+
+static void test_ports(void)
+{
+    unsigned int value;
+    PROBE("inb $0xed, %%al", : : "eax");
+    check_trap(13, 0, 0, "in at virtual IOPL 0");
+    PROBE("outb %%al, $0xed");
+    check_trap(13, 0, 0, "out at virtual IOPL 0");
+    set_iopl(1);
+    PROBE("xor %%eax, %%eax; inb $0xed, %%al", "=a"(value));
+    check_no_trap("in at virtual IOPL 1");
+    is((long)value, 0xff, "... from a port with nothing behind it gives ones");
+    PROBE("xor %%eax, %%eax; inl %%dx, %%eax", "=a"(value) : "d"(0x510 + 0x2e0));
+    check_no_trap("in of 32 bits");
+    PROBE("outb %%al, $0xed", : "a"(0));
+    check_no_trap("out at virtual IOPL 1");
+    set_iopl(0);
+}
+
+static void test_control_registers(void)
+{
+    unsigned long value;
+    PROBE("mov %%cr0, %%" REG_A, "=a"(value));
+    check_no_trap("mov from CR0");
+    is64(value & 0x80000001, 0x80000001, "... PE and PG are set");
+    is64(value & 8, 0, "... TS is clear");
+    PROBE("mov %%cr3, %%" REG_A, "=a"(value));
+    check_no_trap("mov from CR3");
+    is64(value, xen_pfn_to_cr3(mfn_of((void *)start_info->pt_base)), "... is the machine address of the top table");
+    PROBE("mov %%cr4, %%" REG_A, "=a"(value));
+    check_no_trap("mov from CR4");
+    is64(value & 0x20, 0x20, "... PAE is set");
+    PROBE("mov %%" REG_C ", %%cr2", : "c"(0x1234));
+    check_no_trap("mov to CR2");
+    PROBE("mov %%cr2, %%" REG_A, "=a"(value));
+    is64(value, 0x1234, "... is read back");
+    is64(shared_info->vcpu_info[0].arch.cr2, 0x1234, "... and is in vcpu_info");
+    PROBE("mov %%" REG_C ", %%cr3", : "c"(xen_pfn_to_cr3(mfn_of((void *)start_info->pt_base))) : "memory");
+    check_no_trap("mov to CR3");
+    PROBE("mov %%" REG_C ", %%cr3", : "c"(xen_pfn_to_cr3(mfn_of(scratch[0]))) : "memory");
+    check_trap(13, 0, 0, "mov to CR3 of a data page");
+    PROBE("mov %%cr8, %%" REG_A, : : "eax");
+    check_trap(13, 0, 0, "mov from CR8");
+}
+
+static void read_msr(unsigned int number, unsigned int *low, unsigned int *high)
+{
+    unsigned int eax = 0, edx = 0;
+    PROBE("rdmsr", "+a"(eax), "+d"(edx) : "c"(number));
+    *low = eax;
+    *high = edx;
+}
+
+static void test_msrs(void)
+{
+    unsigned int low, high;
+    read_msr(0xc0000080, &low, &high);
+    check_no_trap("rdmsr of EFER");
+    is64(low & 0xd00, 0xd00, "... NXE, LMA and LME are set");
+    read_msr(0x12345678, &low, &high);
+    check_trap(13, 0, 0, "rdmsr of none");
+    PROBE("wrmsr", : "c"(0x12345678), "a"(0), "d"(0));
+    check_trap(13, 0, 0, "wrmsr of none");
+    read_msr(0x1b, &low, &high);
+    check_no_trap("rdmsr of APIC_BASE");
+    read_msr(0x10, &low, &high);
+    check_no_trap("rdmsr of TSC");
+    read_msr(0x277, &low, &high);
+    check(!record.count && high == 0x501 && low == 0x70406, "rdmsr of PAT: Xen's own value");
+    read_msr(0x1a0, &low, &high);
+    check_no_trap("rdmsr of MISC_ENABLE");
+#ifdef __x86_64__
+    PROBE("wrmsr", : "c"(0xc0000100), "a"(0x55667788), "d"(0x11223344 & 0x7fff));
+    check_no_trap("wrmsr of FS_BASE");
+    read_msr(0xc0000100, &low, &high);
+    check(!record.count && low == 0x55667788 && high == (0x11223344 & 0x7fff), "... is read back");
+    PROBE("wrmsr", : "c"(0xc0000100), "a"(0), "d"(0x80000000));
+    check_trap(13, 0, 0, "wrmsr of a non-canonical FS_BASE");
+    PROBE("wrmsr", : "c"(0xc0000100), "a"(0), "d"(0));
+#endif
+}
+
+static void test_cpuid(void)
+{
+    unsigned int eax, ebx, ecx, edx;
+    PROBE(XEN_CPUID, "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(0x40000000));
+    check_no_trap("cpuid behind Xen's prefix");
+    check(eax >= 0x40000002 && ebx == 0x566e6558 && ecx == 0x65584d4d && edx == 0x4d4d566e, "... leaf 0x40000000 is XenVMMXenVMM");
+    PROBE(XEN_CPUID, "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(0x40000001));
+    is((long)eax, hypercall_xen_version(XENVER_version, NULL), "... leaf 0x40000001 is the version");
+    PROBE(XEN_CPUID, "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(0x40000002));
+    check(eax == 1 && ebx == 0x40000000, "... leaf 0x40000002: one hypercall page, by MSR 0x40000000");
+    PROBE(XEN_CPUID, "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(1));
+    is64(edx & (1 << 1 | 1 << 3 | 1 << 16 | 1 << 17), 1 << 16, "cpuid leaf 1: PAT; no VME, PSE, PSE36");
+    check(ecx & (1u << 31), "... the hypervisor bit");
+    is64(ecx & (1 << 3 | 1 << 5), 0, "... no MONITOR, no VMX");
+    PROBE("cpuid", "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(0));
+    check_no_trap("cpuid");
+}
+
+static void test_unprivileged(void)
+{
+    static uint8_t table[10];
+    unsigned long value;
+    PROBE("sgdt %0", "=m"(table));
+    check_no_trap("sgdt");
+    PROBE("sidt %0", "=m"(table));
+    check_no_trap("sidt");
+    PROBE("sldt %%ecx", "=c"(value));
+    check_no_trap("sldt");
+    PROBE("str %%ecx", "=c"(value));
+    check_no_trap("str");
+    PROBE("smsw %%ecx", "=c"(value));
+    check_no_trap("smsw");
+    is64(value & 1, 1, "... PE is set");
+    PROBE("rdtsc", : : "eax", "edx");
+    check_no_trap("rdtsc");
+    PROBE("invlpg (%%" REG_D ")", : "D"(scratch) : "memory");
+    check_trap(13, 0, 0, "invlpg, which a hypercall is for");
+    PROBE("wbinvd");
+    check_no_trap("wbinvd");
+    PROBE("invd");
+    check_trap(13, 0, 0, "invd");
+}
+
+void test_privileged_instructions(void)
+{
+    test_interrupt_flag();
+    test_ports();
+    test_control_registers();
+    test_msrs();
+    test_cpuid();
+    test_unprivileged();
+}
+
+
+static void test_fpu(void)
+{
+    unsigned long value;
+    PROBE("fninit");
+    check_no_trap("an FPU instruction");
+    hypercall_fpu_taskswitch(1);
+    PROBE("mov %%cr0, %%" REG_A, "=a"(value));
+    is64(value & 8, 8, "fpu_taskswitch(1): TS is set");
+    PROBE("fninit");
+    check_trap(7, 0, 0, "an FPU instruction then");
+    PROBE("mov %%cr0, %%" REG_A, "=a"(value));
+    is64(value & 8, 0, "... which clears TS");
+    PROBE("fninit");
+    check_no_trap("the next FPU instruction");
+    hypercall_fpu_taskswitch(1);
+    PROBE("clts");
+    check_no_trap("clts");
+    PROBE("fninit");
+    check_no_trap("... an FPU instruction after it");
+    hypercall_fpu_taskswitch(1);
+    hypercall_fpu_taskswitch(0);
+    PROBE("fninit");
+    check_no_trap("fpu_taskswitch(0): an FPU instruction");
+}
+
+static long debugreg(unsigned int number)
+{
+    return HYPERCALL5(__HYPERVISOR_get_debugreg, number, 0, 0, 0, 0);
+}
+
+static long set_debugreg(unsigned int number, unsigned long value)
+{
+    return HYPERCALL5(__HYPERVISOR_set_debugreg, number, value, 0, 0, 0);
+}
+
+static void test_debug_registers(void)
+{
+    unsigned long value;
+    is(debugreg(0), 0, "get_debugreg 0");
+    is(debugreg(8), -XEN_ENODEV, "get_debugreg 8");
+    is64((unsigned long)debugreg(4), 0xffff0ff0, "get_debugreg 4 is 6");
+    is64((unsigned long)debugreg(6), 0xffff0ff0, "get_debugreg 6");
+    is64((unsigned long)debugreg(7), 0x400, "get_debugreg 7");
+    is(set_debugreg(0, (unsigned long)scratch), 0, "set_debugreg 0");
+    is64((unsigned long)debugreg(0), (unsigned long)scratch, "... is read back");
+    PROBE("mov %%db0, %%" REG_A, "=a"(value));
+    check_no_trap("mov from DR0");
+    is64(value, (unsigned long)scratch, "... is the same");
+    is(set_debugreg(0, HYPERVISOR_VIRT_START), -XEN_EPERM, "set_debugreg 0: in the hypervisor");
+    is(set_debugreg(0, 0), 0, "set_debugreg 0: clear");
+    is(set_debugreg(8, 0), -XEN_ENODEV, "set_debugreg 8");
+    is(set_debugreg(4, 0xffff0ff0), 0, "set_debugreg 4");
+}
+
+static void test_single_step(void)
+{
+    PROBE("pushf; orl $0x100, (" SP "); popf; nop; 7: nop", : : "cc", "memory");
+    check_trap(1, 0, 10, "single step, one instruction after popf");
+    is64(record.frame.flags & 0x100, 0x100, "... TF is set in the frame");
+    is64((unsigned long)debugreg(6), 0xffff4ff0, "... DR6 says single step");
+    is(set_debugreg(6, 0xffff0ff0), 0, "set_debugreg 6");
+}
+
+void test_fpu_and_debug(void)
+{
+    test_fpu();
+    test_debug_registers();
+    test_single_step();
+}

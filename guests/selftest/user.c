@@ -1,0 +1,148 @@
+/* What user code may do, and what the kernel is told when it tries more. */
+#include "selftest.h"
+
+/* Little pieces of user code: each does one thing, then "int3". The argument is in RDI or EAX. */
+#ifdef __x86_64__
+#define ARGUMENT "%rdi"
+#else
+#define ARGUMENT "%eax"
+#endif
+#define USER_CODE(name, text)                                                                    \
+    __asm__(".pushsection .user, \"ax\"\n" #name ": " text "\n int3\n .popsection");              \
+    extern void name(void)
+
+USER_CODE(user_nothing, "");
+USER_CODE(user_ud2, "ud2");
+USER_CODE(user_load, "movb (" ARGUMENT "), %al");
+USER_CODE(user_store, "movb %al, (" ARGUMENT ")");
+USER_CODE(user_jump, "jmp *" ARGUMENT);
+USER_CODE(user_int80, "int $0x80");
+USER_CODE(user_int0, "int $0");
+USER_CODE(user_int4, "int $4");
+USER_CODE(user_cli, "cli");
+USER_CODE(user_hlt, "hlt");
+USER_CODE(user_in, "inb $0xed, %al");
+USER_CODE(user_rdmsr, "rdmsr");
+USER_CODE(user_invlpg, "invlpg (" ARGUMENT ")");
+USER_CODE(user_cpuid, "cpuid");
+
+static void expect(void (*code)(void), unsigned int vector, unsigned long error, unsigned int offset, const char *what)
+{
+    bool passed = record.count == 1 && record.frame.vector == vector && record.frame.error == error &&
+                  record.frame.ip == (unsigned long)user_code((const void *)code) + offset;
+    check(passed, "%s: vector %u, error %lx, IP %s", what, vector, error, offset ? "behind it" : "at it");
+    if (!passed)
+        print("#   got vector %lu, error %lx, IP +%ld\n", (unsigned long)record.frame.vector,
+              (unsigned long)record.frame.error, (long)(record.frame.ip - (unsigned long)user_code((const void *)code)));
+}
+
+static void test_user_frame(void)
+{
+    extern char trap_stack[];
+    USER_PROBE(user_ud2, 0);
+    expect(user_ud2, 6, 0, 0, "ud2 in user mode");
+    is64(record.frame.cs & 0xffff, FLAT_USER_CS, "... CS in the frame");
+    is64(record.frame.ss & 0xffff, FLAT_USER_SS, "... SS in the frame");
+    is64(record.frame.sp, user_stack_top() - 64, "... SP in the frame");
+    is64(record.frame.flags & 0x3202, 0x202, "... flags: IF set, IOPL 0");
+    is64(record.frame_end, (unsigned long)trap_stack + STACK_PAGES * PAGE_SIZE, "... on the stack that stack_switch set");
+    is(record.mask_in_handler, 0, "... events stay on");
+}
+
+static void test_user_faults(void)
+{
+    USER_PROBE(user_load, NOWHERE);
+    expect(user_load, 14, 4, 0, "a load from nowhere");
+    is64(record.cr2, (unsigned long)NOWHERE, "... CR2 in vcpu_info is the address");
+    USER_PROBE(user_store, NOWHERE);
+    expect(user_store, 14, 6, 0, "a store to nowhere");
+    USER_PROBE(user_load, user_code((const void *)user_nothing));
+    expect(user_load, 3, 0, 3, "a load from its own code, then int3");
+    USER_PROBE(user_store, user_code((const void *)user_nothing));
+    expect(user_store, 14, 7, 0, "a store to its own code");
+    USER_PROBE(user_jump, user_stack_top() - PAGE_SIZE);
+    check(record.count == 1 && record.frame.vector == 14 && record.frame.error == 0x15 &&
+              record.frame.ip == user_stack_top() - PAGE_SIZE, "a jump to its own stack: page fault, error 15");
+    USER_PROBE(user_load, scratch);
+    /* a 64-bit process has tables of its own without the kernel; a 32-bit one's page is there, but not for users */
+    expect(user_load, 14, sizeof(long) == 8 ? 4 : 5, 0, "a load from the kernel");
+    /* not M2P: whether user code sees that depends on how Xen isolates itself, and on vm_assist m2p_strict */
+    USER_PROBE(user_load, HYPERVISOR_INSIDE);
+    check(record.count == 1 && record.frame.vector == 14 && (record.frame.error & ~1UL) == 4,
+          "a load from the hypervisor: page fault, user");
+}
+
+static void test_user_interrupts(void)
+{
+    USER_PROBE(user_nothing, 0);
+    expect(user_nothing, 3, 0, 1, "int3 in user mode");
+    USER_PROBE(user_int80, 0);
+    expect(user_int80, 128, 0, 2, "int 0x80 in user mode");
+    is64(record.frame.cs & 0xffff, FLAT_USER_CS, "... CS in the frame");
+    is(record.mask_in_handler, 0, "... events stay on");
+    trap_set(0x80, 3 | 4, trap_128);
+    USER_PROBE(user_int80, 0);
+    expect(user_int80, 128, 0, 2, "int 0x80 in user mode, event-mask flag");
+    is(record.mask_in_handler, 1, "... events are off in the handler");
+    trap_set(0x80, 3, trap_128);
+    USER_PROBE(user_int4, 0);
+    expect(user_int4, 4, 0, 2, "int 4 in user mode");
+    for (unsigned int level = 0; level < 3; level++) {
+        trap_set(0, level, trap_0);
+        USER_PROBE(user_int0, 0);
+        expect(user_int0, 13, 2, 0, level == 0   ? "int 0 in user mode, privilege level 0"
+                                    : level == 1 ? "int 0 in user mode, privilege level 1"
+                                                 : "int 0 in user mode, privilege level 2");
+    }
+    trap_set(0, 3, trap_0);
+    USER_PROBE(user_int0, 0);
+    expect(user_int0, 0, 0, 2, "int 0 in user mode, privilege level 3");
+    trap_set(0, 0, trap_0);
+}
+
+static void test_user_privileged(void)
+{
+    USER_PROBE(user_cli, 0);
+    expect(user_cli, 13, 0, 0, "cli in user mode");
+    USER_PROBE(user_hlt, 0);
+    expect(user_hlt, 13, 0, 0, "hlt in user mode");
+    USER_PROBE(user_in, 0);
+    expect(user_in, 13, 0, 0, "in, in user mode");
+    USER_PROBE(user_rdmsr, 0);
+    expect(user_rdmsr, 13, 0, 0, "rdmsr in user mode");
+    USER_PROBE(user_invlpg, 0);
+    expect(user_invlpg, 13, 0, 0, "invlpg in user mode");
+    USER_PROBE(user_cpuid, 0);
+    expect(user_cpuid, 3, 0, 3, "cpuid in user mode is no fault");
+}
+
+#ifdef __x86_64__
+USER_CODE(user_syscall, "syscall");
+
+static void test_system_call(void)
+{
+    USER_PROBE(user_syscall, 0);
+    expect(user_syscall, VECTOR_SYSCALL, 0, 2, "syscall in user mode enters the callback");
+    is64(record.frame.rcx, record.frame.ip, "... RCX in the frame is RIP");
+    is64(record.frame.r11, record.frame.flags, "... R11 in the frame is RFLAGS");
+    is64(record.frame.cs & 0xffff, FLAT_USER_CS64, "... CS in the frame");
+    is64(record.frame.ss & 0xffff, FLAT_USER_SS64, "... SS in the frame");
+    is(record.mask_in_handler, 0, "... events stay on");
+}
+#else
+USER_CODE(user_hypercall, "int $0x82");
+#endif
+
+void test_user_mode(void)
+{
+    test_user_frame();
+    test_user_faults();
+    test_user_interrupts();
+    test_user_privileged();
+#ifdef __x86_64__
+    test_system_call();
+#else
+    USER_PROBE(user_hypercall, 0);
+    expect(user_hypercall, 13, 0x82 * 8 + 2, 0, "the hypercall gate is not for user mode");
+#endif
+}
