@@ -63,14 +63,22 @@ MASK32 = (1 << 32) - 1
 
 
 class State:
-    """The live state of one processor: `q` and `i` are views of Unicorn's own memory, not copies."""
+    """A processor's state as views `q` and `i` over the same bytes: the live one (`at`), or a copy (`of`)."""
 
-    def __init__(self, env: int) -> None:
-        self.address = env
-        raw = (ctypes.c_uint8 * STATE_SIZE).from_address(env)
-        self.raw = memoryview(raw).cast("B")
-        self.q = self.raw.cast("Q")
-        self.i = self.raw.cast("I")
+    def __init__(self, raw: memoryview) -> None:
+        self.raw = raw
+        self.q = raw.cast("Q")
+        self.i = raw.cast("I")
+
+    @classmethod
+    def at(cls, env: int) -> State:
+        """The live state, at its address: views of Unicorn's own memory, not copies."""
+        return cls(memoryview((ctypes.c_uint8 * STATE_SIZE).from_address(env)).cast("B"))
+
+    @classmethod
+    def of(cls, saved: bytes) -> State:
+        """A state to be prepared before it is loaded, begun as a copy of `saved`."""
+        return cls(memoryview(bytearray(saved)))
 
     def save(self) -> bytes:
         """A copy of everything a virtual CPU owns, FPU and vector registers included."""

@@ -62,6 +62,8 @@ uc_emu_stop = _declare("uc_emu_stop", ctypes.c_int, _V)
 uc_strerror = _declare("uc_strerror", ctypes.c_char_p, ctypes.c_int)
 uc_hook_add = lib.uc_hook_add  # variadic: every call gives its argument types itself
 
+uc_hook_del = _declare("uc_hook_del", ctypes.c_int, _V, _SIZE)
+
 tlb_flush = _declare("tlb_flush_x86_64", None, _V)
 tlb_flush_page = _declare("tlb_flush_page_x86_64", None, _V, _U64)
 tb_flush = _declare("tb_flush_x86_64", None, _V)

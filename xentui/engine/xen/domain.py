@@ -115,6 +115,13 @@ class Vcpu:
             return self.kernel_mode
         return self.i[44] & 3 == 1
 
+    def set_cr2(self, address: int) -> None:
+        """Tell the guest where its page fault was (vcpu_info.arch.cr2; it cannot read the register)."""
+        if self.width == 64:
+            self.info[16:24] = address.to_bytes(8, "little")
+        else:
+            self.info[8:12] = (address & 0xFFFF_FFFF).to_bytes(4, "little")
+
     def flush_tlb(self) -> None:
         """Drop every cached translation of this vCPU."""
         self.space.flush()
@@ -150,6 +157,10 @@ class Domain:
         self.gdt_window: list[int] = []
         """Frames of the per-domain L1 tables behind the descriptor-table window, one for each vCPU."""
         self.perdomain_l3 = NO_FRAME
+        self.xen_frames: list[int] = []
+        """The hypervisor's own frames that are there for this domain: freed when it is destroyed."""
+        self.memory_map: list[tuple[int, int, int]] = []
+        """(start, size, type) in bytes: what XENMEM_memory_map answers."""
         self.events: EventChannels
         self.grants: GrantTable
         self.console_frame, self.console_port = NO_FRAME, 0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xentui.engine.trace import TraceRing
     from xentui.engine.xen.domain import Domain, Vcpu
     from xentui.engine.xen.page import FrameTable
+    from xentui.engine.xen.time import TimerQueue
 
 VERSION_MAJOR, VERSION_MINOR, VERSION_EXTRA = 4, 17, ".7-xentui"
 
@@ -45,8 +46,14 @@ class Hypervisor:
         """L4 slot to entry: what the hypervisor writes into slots 256 to 271 of every guest L4."""
         self.compat_l2_slots: dict[int, int] = {}
         """L2 slot to entry: the same for the fourth L2 of a PAE guest."""
+        self.zero_frame = 0
+        """A frame of zeroes, mapped read-only where a descriptor table has no page."""
+        self.reserved_gdt_frame: dict[int, int] = {}
+        """Word size to the frame of the hypervisor's own page of every GDT."""
         self.wall_clock = 0
         """Nanoseconds since 1970 when virtual time was 0."""
+        self.timers: TimerQueue
+        """Every timer of the machine; set by it."""
         self.wake: Callable[[Vcpu], None] = lambda vcpu: None
         """The scheduler's: an event makes a blocked vCPU runnable."""
         self.reschedule: Callable[[], None] = lambda: None

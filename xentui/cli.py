@@ -1,0 +1,178 @@
+"""The command line (docs: README.md, `xentui --help`)."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from xentui import __version__
+
+if TYPE_CHECKING:
+    from xentui.config import GuestSpec
+
+EXIT_OK, EXIT_CRASHED, EXIT_USAGE, EXIT_LIMIT = 0, 1, 2, 3
+_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "min": 60_000_000_000}
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "e": "\x1b", "\\": "\\", "0": "\0"}
+
+EPILOG = """\
+GUEST is the name of a built-in guest ({guests}), a kernel (ELF, compressed, or a Linux bzImage), or an xl domain
+configuration (*.cfg). Exit status of --record: 0 when --until matched or every domain shut down by itself,
+1 when a domain crashed, 2 for a bad command line, configuration or image, 3 when a limit (--for, Ctrl-C) came first.
+
+examples:
+  xentui --record hello.xtrace hello64 --input 'poweroff\\n'
+  xentui --record grub.xtrace /usr/lib/grub-xen/grub-x86_64-xen.bin --input 'help\\nhalt\\n'
+  xentui --record linux.xtrace vmlinuz-6.1.0-amd64 --ramdisk initrd.gz --cmdline console=hvc0 --memory 512
+"""
+
+
+class UsageError(ValueError):
+    """A command line that cannot be obeyed; one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, as everywhere in this program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see xentui --help")
+
+
+def _duration(text: str) -> int:
+    """A virtual time with its unit, `20ms` or `1.5s`, in nanoseconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip())
+    if not match or match[2] not in _UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: a number and a unit ({', '.join(_UNITS)}), as in 20ms")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _number(low: int, high: int, what: str) -> object:
+    """An argument type: a whole number within bounds."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text, 0)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {what}") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value} is out of range: {what} from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _pattern(text: str) -> re.Pattern[bytes]:
+    """A regular expression over console bytes."""
+    try:
+        return re.compile(text.encode(), re.MULTILINE)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from None
+
+
+def _typed(text: str) -> bytes:
+    """What to type: the argument with \\n, \\r, \\t, \\e, \\xNN replaced, or the contents of @FILE. Enter is CR."""
+    if text.startswith("@"):
+        try:
+            with open(text[1:], "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"{text[1:]}: cannot read the input: {error.strerror}") from None
+    else:
+        plain = re.sub(
+            r"\\(x[0-9a-fA-F]{2}|.)",
+            lambda match: chr(int(match[1][1:], 16)) if len(match[1]) == 3 else _ESCAPES.get(match[1], match[0]),
+            text,
+        )
+        data = plain.encode()
+    return data.replace(b"\r\n", b"\r").replace(b"\n", b"\r")
+
+
+def build_parser(guests: list[str]) -> argparse.ArgumentParser:
+    """The options of the command line."""
+    parser = _Parser(
+        prog="xentui",
+        description="Xen you can see: a paravirtualizing hypervisor on an emulated processor.",
+        epilog=EPILOG.format(guests=", ".join(guests) or "none"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("guests", nargs="*", metavar="GUEST", help="what to run; see below")
+    add("--record", metavar="FILE", help="run without the console and write a recording")
+    add("--until", metavar="REGEX", type=_pattern, help="stop when a guest's console matches")
+    add("--for", metavar="TIME", type=_duration, dest="limit", help="stop after that much virtual time (20ms, 3s)")
+    add("--input", metavar="TEXT|@FILE", type=_typed, help="type into the first guest's console, a line whenever it is quiet")
+    add("--prompt", metavar="REGEX", type=_pattern, help="type a line of --input whenever the console ends with this instead")
+    add("--memory", metavar="MB", type=_number(1, 1 << 20, "MiB"), help="memory of each guest given by name or path")
+    add("--vcpus", metavar="N", type=_number(1, 32, "vCPUs"), help="virtual CPUs of each guest given by name or path")
+    add("--ramdisk", metavar="FILE", help="ramdisk of a kernel given by path")
+    add("--cmdline", metavar="TEXT", help="kernel command line")
+    add("--pace", choices=("exact", "fast"), default="exact", help="exact: deterministic (default); fast: the host's clock")
+    add("--seed", metavar="N", type=_number(0, (1 << 64) - 1, "seed"), default=0, help="seed of the machine-frame order")
+    add("--no-direct-trap", action="store_true", help="32-bit guests' int 0x80 goes through the hypervisor")
+    add("--version", action="version", version=f"xentui {__version__}")
+    return parser
+
+
+def run(arguments: list[str]) -> int:
+    """Obey the command line; the exit status. Every error is one line on stderr."""
+    from xentui.config import ConfigError, built_in_guests
+
+    try:
+        options = build_parser(built_in_guests()).parse_args(arguments)
+        if options.record is None:
+            return _introduce(options)
+        if not options.guests:
+            raise UsageError("--record needs a guest to run; see xentui --help")
+        specs = _specifications(options)
+        from xentui.record import record
+
+        return record(options, specs)
+    except (UsageError, ConfigError) as error:
+        print(f"xentui: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
+    """What to build, from the guests named and the options that complete them."""
+    from pathlib import Path
+
+    from xentui.config import resolve_guest
+
+    specs: list[GuestSpec] = []
+    for argument in options.guests:
+        spec = resolve_guest(argument)
+        for warning in spec.warnings:
+            print(f"xentui: warning: {warning}", file=sys.stderr)
+        if options.memory is not None:
+            spec.memory = options.memory
+        if options.vcpus is not None:
+            spec.vcpus = options.vcpus
+        if options.ramdisk is not None:
+            spec.ramdisk = Path(options.ramdisk)
+        if options.cmdline is not None:
+            spec.cmdline = options.cmdline
+        spec.name = _unique(spec.name, [other.name for other in specs])
+        specs.append(spec)
+    return specs
+
+
+def _unique(name: str, taken: list[str]) -> str:
+    """A name that no earlier guest has: `hello64`, then `hello64-2`."""
+    candidate, number = name, 2
+    while candidate in taken:
+        candidate, number = f"{name}-{number}", number + 1
+    return candidate
+
+
+def _introduce(options: argparse.Namespace) -> int:
+    """Without --record: say what the console will show, and how to record meanwhile."""
+    named = " ".join(options.guests) or "hello64"
+    print(
+        "xentui: Xen you can see.\n\n"
+        "The console will show domains, their consoles, the live trace of hypercalls and ring crossings, event\n"
+        "channels, page tables and the scheduler. It is not built yet. What works now is recording:\n\n"
+        f"    xentui --record out.xtrace {named}\n"
+    )
+    return EXIT_OK

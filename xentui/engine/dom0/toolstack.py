@@ -1,0 +1,175 @@
+"""Domain control: what xl does in domain 0 (create, reboot, destroy), and the services that every domain needs."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from xentui.engine.dom0.console import ConsoleBackend
+from xentui.engine.dom0.xenstore import Store
+from xentui.engine.dom0.xenstore_domain import introduce_domain, remove_domain
+from xentui.engine.dom0.xenstore_ring import XenstoreConnection
+from xentui.engine.trace import Kind
+from xentui.engine.x86.paging import PAGE_SIZE
+from xentui.engine.xen import mm
+from xentui.engine.xen.abi import sched as sched_abi
+from xentui.engine.xen.domain import Domain, Vcpu
+from xentui.engine.xen.domain_builder import DomainBuilder
+from xentui.engine.xen.elf import ImageError, load_image
+from xentui.engine.xen.page import OutOfMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from xentui.config import GuestSpec
+    from xentui.engine.machine import Machine
+
+SHUTDOWN_NAMES = {
+    sched_abi.SHUTDOWN_poweroff: "poweroff",
+    sched_abi.SHUTDOWN_reboot: "reboot",
+    sched_abi.SHUTDOWN_suspend: "suspend",
+    sched_abi.SHUTDOWN_crash: "crash",
+    sched_abi.SHUTDOWN_watchdog: "watchdog",
+    sched_abi.SHUTDOWN_soft_reset: "soft reset",
+}
+_RESTARTS = ("restart", "rename-restart", "coredump-restart", "soft-reset")
+
+
+class Service:
+    """What the control domain runs for one domain."""
+
+    def __init__(self, domain: Domain, spec: GuestSpec, console: ConsoleBackend, store: XenstoreConnection) -> None:
+        self.domain, self.spec, self.console, self.store = domain, spec, console, store
+
+
+class Toolstack:
+    """Creates and ends domains. `on_output(domain, bytes)` hears every console; `on_end(domain, reason)` every end."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.store = Store()
+        self.services: dict[int, Service] = {}
+        self.next_domid = 1
+        self.on_output: Callable[[Domain, bytes], None] = lambda domain, data: None
+        self.on_end: Callable[[Domain, str], None] = lambda domain, reason: None
+        self._ended: list[Domain] = []
+
+    @property
+    def alive(self) -> bool:
+        """Is there a domain that has not ended?"""
+        return any(domain.shutdown_code is None for domain in self.machine.hv.domains.values())
+
+    # --- creating ------------------------------------------------------------------------------------------------
+
+    def create(self, spec: GuestSpec) -> Domain:
+        """Build a domain from its specification and make it runnable."""
+        image = load_image(spec.kernel)
+        ramdisk = read_ramdisk(spec.ramdisk) if spec.ramdisk else None
+        machine, hv = self.machine, self.machine.hv
+        domain = Domain(hv, self.next_domid, spec.name, image.width)
+        domain.handle = uuid.UUID(int=self.next_domid).bytes
+        domain.max_pages = max(spec.memory, spec.maxmem) << 8
+        builder = DomainBuilder(hv, machine.processor, image, domain)
+        try:
+            builder.build(spec.memory << 8, ramdisk, spec.cmdline, spec.vcpus)
+        except (ImageError, OutOfMemory):
+            self._free(domain)
+            raise
+        self.next_domid += 1
+        hv.domains[domain.id] = domain
+        self._serve(domain, spec)
+        domain.on_shutdown = self._ended.append
+        hv.put(
+            hv.clock.now(), image.entry, Kind.DOMAIN_CREATE, 0, domain.id, domain.width,
+            domain.tot_pages, len(domain.vcpus), image.entry, builder.start_info_address, 0,
+        )  # fmt: skip
+        for vcpu in domain.vcpus:
+            machine.scheduler.add(vcpu)
+        return domain
+
+    def _serve(self, domain: Domain, spec: GuestSpec) -> None:
+        """Console and xenstore for a new domain."""
+        introduce_domain(
+            self.store,
+            domain.id,
+            name=domain.name,
+            uuid=str(uuid.UUID(bytes=domain.handle)),
+            memory_kib=domain.tot_pages * 4,
+            vcpus=len(domain.vcpus),
+            store_port=domain.store_port,
+            store_mfn=domain.store_frame,
+            console_port=domain.console_port,
+            console_mfn=domain.console_frame,
+        )
+        events = domain.events
+        console = ConsoleBackend(self._page(domain.console_frame), lambda: events.notify_guest(domain.console_port))
+        console.on_output = lambda data: self.on_output(domain, data)
+        store = XenstoreConnection(
+            self.store, domain.id, self._page(domain.store_frame), lambda: events.notify_guest(domain.store_port)
+        )
+        events.bind_backend(domain.console_port, console.poll)
+        events.bind_backend(domain.store_port, store.poll)
+        self.services[domain.id] = Service(domain, spec, console, store)
+
+    def _page(self, frame: int) -> memoryview:
+        return self.machine.hv.ram[frame * PAGE_SIZE : (frame + 1) * PAGE_SIZE]
+
+    def type(self, domain: Domain, data: bytes) -> None:
+        """Type into a domain's console."""
+        self.services[domain.id].console.type(data)
+
+    # --- ending --------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Deal with the domains that have shut down since the last call, as their configuration says."""
+        while self._ended:
+            domain = self._ended.pop(0)
+            service = self.services[domain.id]
+            service.console.poll()
+            reason = SHUTDOWN_NAMES.get(domain.shutdown_code or 0, f"code {domain.shutdown_code}")
+            self.on_end(domain, reason)
+            for vcpu in domain.vcpus:
+                self.machine.scheduler.remove(vcpu)
+            action = {
+                "reboot": service.spec.on_reboot,
+                "crash": service.spec.on_crash,
+                "watchdog": service.spec.on_watchdog,
+                "soft reset": service.spec.on_soft_reset,
+            }.get(reason, service.spec.on_poweroff)
+            if action == "preserve":
+                continue
+            self.destroy(domain)
+            if action in _RESTARTS:
+                self.create(service.spec)
+
+    def destroy(self, domain: Domain) -> None:
+        """End a domain for good and take back everything that it had."""
+        hv = self.machine.hv
+        domain.dying = True
+        pages = domain.tot_pages
+        for vcpu in domain.vcpus:
+            self.machine.scheduler.remove(vcpu)
+        service = self.services.pop(domain.id)
+        service.store.close()
+        remove_domain(self.store, domain.id)
+        self.machine.unload(domain)
+        self._free(domain)
+        del hv.domains[domain.id]
+        hv.put(hv.clock.now(), 0, Kind.DOMAIN_DESTROY, 0, domain.id, 0, pages, 0, 0, 0, 0)
+
+    def _free(self, domain: Domain) -> None:
+        """Give every frame of a domain back, also of one that was only begun."""
+        hv = self.machine.hv
+        mm.free_domain_memory(domain)
+        for frame in domain.xen_frames:
+            hv.frames.free(frame, hv.ram)
+        domain.xen_frames.clear()
+
+
+def read_ramdisk(path: Path) -> bytes:
+    """The ramdisk's bytes; raises ImageError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(str(path), f"cannot read the ramdisk: {error.strerror or error}") from None

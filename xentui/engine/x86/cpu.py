@@ -1,0 +1,313 @@
+"""A physical processor: one Unicorn instance in long mode, into which vCPUs are loaded and which hands traps out.
+
+Guests of both widths run in long mode, as on 64-bit Xen: 64-bit ones in ring 3, 32-bit ones in compatibility
+segments, their kernels in ring 1. Nothing here knows of Xen: the machine connects a `TrapHandlers`, and each of its
+methods is called with the guest stopped at the trap, all registers in `state`. Whatever the method leaves there is
+what the guest goes on with.
+
+Virtual time in the exact pace is counted here too, in bytes of guest code: a nine-instruction native hook on every
+block takes the block's size from `budget[0]` and stops the processor below zero; what a trap cut off is given back
+by `settle`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import platform
+import time
+from typing import Protocol
+
+from xentui.engine.x86 import unicorn_api as uc
+from xentui.engine.x86.state import (
+    CC_OP,
+    CC_OP_EFLAGS,
+    CC_SRC,
+    CPU_ENV,
+    CR3,
+    CS_BASE,
+    DF,
+    DR6,
+    DR7,
+    EF_CONDITIONS,
+    EF_DF,
+    EF_FIXED,
+    EFLAGS,
+    EXCEPTION_IS_INT,
+    MASK32,
+    MASK64,
+    NO_EXCEPTION,
+    OLD_EXCEPTION,
+    RIP,
+    TLB_WINDOW_BEGIN,
+    UC_CPU,
+    UC_NO_EXIT_REQUEST,
+    State,
+)
+
+CR0_VALUE = 0x8005_0033  # PG AM WP NE ET MP PE
+CR4_VALUE = 0x0000_0624  # OSXMMEXCPT OSFXSR PAE TSD: rdtsc traps, so that guests see virtual time
+EFER_VALUE = 0x0000_0D01  # NXE LMA LME SCE
+NO_ADDRESS = 0x8000_0000_0000_0001  # not canonical: an "until" that no guest reaches
+_MSR_EFER = 0xC000_0080
+_FAR_FUTURE = 1 << 62
+_HOUR = 3_600_000_000_000
+
+# mov edx,edx; mov [rcx+16],rsi; mov [rcx+24],rdx; sub [rcx],rdx; js +1; ret; jmp [rcx+8]
+_BLOCK_HOOK = bytes.fromhex("89d2 48897110 48895118 482911 7801 c3 ff6108")
+
+
+class TrapHandlers(Protocol):
+    """Who takes the traps. `exception` and `interrupt` get the vector; RIP lies at the instruction for exceptions
+    that are faults and behind it for traps and INT n."""
+
+    def exception(self, vector: int) -> None: ...
+    def interrupt(self, vector: int) -> None: ...
+    def syscall(self) -> None: ...
+    def invalid_opcode(self) -> None: ...
+    def cpuid(self) -> None: ...
+    def port_in(self, port: int, size: int) -> int: ...
+    def port_out(self, port: int, size: int, value: int) -> None: ...
+
+
+class ProcessorError(RuntimeError):
+    """The emulated processor did something that no guest can cause: a fault of the engine."""
+
+
+class Processor:
+    """One physical processor over machine memory. `state` is live; `vcpu` is whose state it is."""
+
+    def __init__(self, ram_address: int, ram_size: int, count_code: bool = True) -> None:
+        if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux":
+            raise uc.UnicornMismatchError("xentui needs an x86-64 Linux host: it relies on that build of Unicorn")
+        handle = ctypes.c_void_p()
+        uc.check(uc.uc_open(uc.ARCH_X86, uc.MODE_64, ctypes.byref(handle)), "opening the emulator")
+        self.handle = handle.value or 0
+        uc.uc_ctl_set_cpu_model(handle, ctypes.c_int(uc.CTL_CPU_MODEL_WRITE), ctypes.c_int(uc.CPU_MODEL_NEHALEM))
+        uc.check(
+            uc.uc_mem_map_ptr(self.handle, 0, ram_size, uc.PROT_ALL, ram_address), "giving the emulator its memory"
+        )
+        ctypes.c_uint8.from_address(self.handle + UC_NO_EXIT_REQUEST).value = 1
+        self._cpu = ctypes.c_uint64.from_address(self.handle + UC_CPU).value
+        env = self._cpu + CPU_ENV
+        self.state = State.at(env)
+        self._env = env
+        self._tlb_windows = tuple(
+            ctypes.c_int64.from_address(env + offset) for offset in TLB_WINDOW_BEGIN
+        )
+        for window in self._tlb_windows:
+            if abs(window.value - time.time_ns()) > _HOUR:
+                raise uc.UnicornMismatchError(
+                    f"Unicorn's TLB is not where this engine expects it; install it with: pip install unicorn=={uc.VERSION}"
+                )
+        self._set_control_registers()
+        self.vcpu: object | None = None
+        """Whose state is loaded; the processor only carries it."""
+        self.failure: BaseException | None = None
+        self._keep: list[object] = []
+        self._hooks: list[int] = []
+        self.budget = self._block_hook(count_code)
+        self.counts_code = count_code
+        self.stop_requested = False
+        self._pin_tlb_windows()
+        self.reset_state = self.state.save()
+        """The state at reset, from which every vCPU's first one is made."""
+
+    # --- set-up ------------------------------------------------------------------------------------------------
+
+    def _set_control_registers(self) -> None:
+        class Msr(ctypes.Structure):
+            _fields_ = (("number", ctypes.c_uint32), ("value", ctypes.c_uint64))
+
+        for register, value in ((uc.REG_CR4, CR4_VALUE), (uc.REG_CR0, CR0_VALUE)):
+            if register == uc.REG_CR0:
+                efer = Msr(_MSR_EFER, EFER_VALUE)
+                uc.check(uc.uc_reg_write(self.handle, uc.REG_MSR, ctypes.byref(efer)), "writing EFER")
+            word = ctypes.c_uint64(value)
+            uc.check(uc.uc_reg_write(self.handle, register, ctypes.byref(word)), "writing a control register")
+        self.state.q[DR6], self.state.q[DR7] = 0xFFFF_0FF0, 0x400
+        self.state.i[OLD_EXCEPTION] = NO_EXCEPTION
+
+    def _block_hook(self, install: bool) -> memoryview:
+        """Put the native block hook in; its structure is {bytes left, uc_emu_stop, block address, block size}."""
+        words = (ctypes.c_int64 * 4)(0, ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0, 0, 0)
+        if install:
+            page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+            page.write(_BLOCK_HOOK)
+            anchor = ctypes.c_char.from_buffer(page)
+            self._add_hook(uc.HOOK_BLOCK, ctypes.addressof(anchor), ctypes.addressof(words))
+            self._keep += [page, anchor]
+        self._keep.append(words)
+        self._block = memoryview(words).cast("B").cast("Q")
+        return memoryview(words).cast("B").cast("q")
+
+    def _add_hook(self, kind: int, callback: object, data: int = 0, *extra: int) -> int:
+        hook = ctypes.c_size_t()
+        target = ctypes.c_void_p(callback) if isinstance(callback, int) else callback
+        error = uc.uc_hook_add(
+            ctypes.c_void_p(self.handle),
+            ctypes.byref(hook),
+            ctypes.c_int(kind),
+            target,
+            ctypes.c_void_p(data),
+            ctypes.c_uint64(1),
+            ctypes.c_uint64(0),
+            *(ctypes.c_int(value) for value in extra),
+        )
+        uc.check(error, "adding a hook")
+        self._keep.append(callback)
+        return hook.value or 0
+
+    def connect(self, handlers: TrapHandlers) -> None:
+        """Hand every trap to `handlers` from now on. An exception of theirs stops the processor; `run` raises it."""
+        i = self.state.i
+        exception, interrupt = handlers.exception, handlers.interrupt
+        syscall, invalid, cpuid = handlers.syscall, handlers.invalid_opcode, handlers.cpuid
+        port_in, port_out = handlers.port_in, handlers.port_out
+        failed = self._failed
+
+        def on_interrupt(_uc: int, vector: int, _data: int) -> None:
+            try:
+                if i[EXCEPTION_IS_INT]:
+                    interrupt(vector)
+                else:
+                    exception(vector)
+                i[OLD_EXCEPTION] = NO_EXCEPTION
+            except BaseException as error:
+                failed(error)
+
+        def on_syscall(_uc: int, _data: int) -> None:
+            try:
+                syscall()
+            except BaseException as error:
+                failed(error)
+
+        def on_invalid(_uc: int, _data: int) -> bool:
+            try:
+                invalid()
+                i[OLD_EXCEPTION] = NO_EXCEPTION
+            except BaseException as error:
+                failed(error)
+            return True
+
+        def on_cpuid(_uc: int, _data: int) -> int:
+            try:
+                cpuid()
+            except BaseException as error:
+                failed(error)
+            return 1
+
+        def on_in(_uc: int, port: int, size: int, _data: int) -> int:
+            try:
+                return port_in(port, size)
+            except BaseException as error:
+                failed(error)
+            return MASK32
+
+        def on_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
+            try:
+                port_out(port, size, value)
+            except BaseException as error:
+                failed(error)
+
+        self._hooks = [
+            self._add_hook(uc.HOOK_INTR, uc.InterruptHook(on_interrupt)),
+            self._add_hook(uc.HOOK_INSN_INVALID, uc.InvalidHook(on_invalid)),
+            self._add_hook(uc.HOOK_INSN, uc.SyscallHook(on_syscall), 0, uc.INS_SYSCALL),
+            self._add_hook(uc.HOOK_INSN, uc.CpuidHook(on_cpuid), 0, uc.INS_CPUID),
+            self._add_hook(uc.HOOK_INSN, uc.InHook(on_in), 0, uc.INS_IN),
+            self._add_hook(uc.HOOK_INSN, uc.OutHook(on_out), 0, uc.INS_OUT),
+        ]
+
+    def disconnect(self) -> None:
+        """Take the hooks of `connect` out again."""
+        for hook in self._hooks:
+            uc.check(uc.uc_hook_del(self.handle, hook), "removing a hook")
+        self._hooks = []
+
+    def _failed(self, error: BaseException) -> None:
+        """Keep the first exception of a hook (one must not cross the C code between) and stop."""
+        if self.failure is None:
+            self.failure = error
+        self.stop()
+
+    def close(self) -> None:
+        """Give the emulator's memory back."""
+        if self.handle:
+            uc.uc_close(self.handle)
+            self.handle = 0
+
+    # --- running -----------------------------------------------------------------------------------------------
+
+    def run(self, microseconds: int = 0) -> None:
+        """Let the loaded vCPU run until it is stopped, the code budget is spent, or the host's time is over.
+
+        Raises what a trap handler raised, and ProcessorError when the emulator gave up by itself.
+        """
+        state = self.state
+        state.i[OLD_EXCEPTION] = NO_EXCEPTION
+        self.stop_requested = False
+        self.budget[3] = 0
+        error = uc.uc_emu_start(self.handle, state.q[RIP], NO_ADDRESS, microseconds, 0)
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+        if error:
+            raise ProcessorError(f"the emulator stopped at RIP {state.q[RIP]:#x}: {uc.uc_strerror(error).decode()}")
+
+    def stop(self) -> None:
+        """Stop at the next block of guest code (from a trap handler: when it returns)."""
+        self.stop_requested = True
+        uc.uc_emu_stop(self.handle)
+
+    def settle(self) -> None:
+        """At a trap: give the bytes of the current block behind RIP back to the budget; they were not executed."""
+        budget = self.budget
+        size = budget[3]
+        if size:
+            q = self.state.q
+            budget[0] += self._block[2] + size - ((q[RIP] + q[CS_BASE]) & MASK64)
+            budget[3] = 0
+
+    # --- registers ---------------------------------------------------------------------------------------------
+
+    def read_flags(self) -> int:
+        """RFLAGS as the guest would see it pushed; the condition codes are computed from their lazy form."""
+        state = self.state
+        if state.i[CC_OP] == CC_OP_EFLAGS:
+            return state.q[EFLAGS] | state.q[CC_SRC] | (EF_DF if state.i[DF] & 0x8000_0000 else 0)
+        return int(uc.read_eflags(self._env))
+
+    def write_flags(self, value: int) -> None:
+        """Set RFLAGS; the caller decides which bits a guest may change."""
+        q, i = self.state.q, self.state.i
+        i[CC_OP] = CC_OP_EFLAGS
+        q[CC_SRC] = value & EF_CONDITIONS
+        i[DF] = MASK32 if value & EF_DF else 1
+        q[EFLAGS] = value & ~(EF_CONDITIONS | EF_DF) | EF_FIXED
+
+    # --- the TLB -----------------------------------------------------------------------------------------------
+
+    def load_cr3(self, address: int) -> None:
+        """Take other page tables (physical address of an L4) and drop what the TLB held."""
+        self.state.q[CR3] = address
+        self.flush_tlb()
+
+    def flush_tlb(self) -> None:
+        """Drop every translation."""
+        self._pin_tlb_windows()
+        uc.tlb_flush(self._cpu)
+
+    def flush_page(self, address: int) -> None:
+        """Drop the translation of one page."""
+        uc.tlb_flush_page(self._cpu, address)
+
+    def flush_code(self) -> None:
+        """Drop translated code: needed when memory that holds some was written behind the processor's back."""
+        uc.tb_flush(self._cpu)
+
+    def _pin_tlb_windows(self) -> None:
+        """Keep the emulator's TLB from shrinking by the host's clock (QEMU's cputlb.c, tlb_mmu_resize_locked): its
+        size decides when a translation is fetched again, and so when a guest sees an accessed bit return."""
+        for window in self._tlb_windows:
+            window.value = _FAR_FUTURE

@@ -1,0 +1,226 @@
+"""The hypervisor's entry points and its way back to the guest (Xen: x86_64/entry.S).
+
+Every trap of the processor arrives here, at most a hundred thousand a second: settle the clock, do the work, record
+it, and on the way out deliver a pending event upcall. Register moves are memoryview indices, on purpose.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xentui.engine.clock import COST_ENTRY
+from xentui.engine.trace import Kind, rings
+from xentui.engine.x86 import exceptions as x
+from xentui.engine.x86.state import (
+    ERROR_CODE,
+    HFLAGS,
+    MASK32,
+    MASK64,
+    R8,
+    R10,
+    R11,
+    RAX,
+    RBX,
+    RCX,
+    RDI,
+    RDX,
+    RIP,
+    RSI,
+)
+from xentui.engine.xen import callback, cpuid, hypercall, io_port, mm, traps
+from xentui.engine.xen.abi import hypercalls as nr
+from xentui.engine.xen.abi.errno import EFAULT, ENOSYS
+from xentui.engine.xen.guest_access import GuestFault
+
+if TYPE_CHECKING:
+    from xentui.engine.x86.cpu import Processor
+    from xentui.engine.xen.domain import Vcpu
+    from xentui.engine.xen.hypervisor import Hypervisor
+
+HYPERCALL_VECTOR, SYSCALL_VECTOR = 0x82, 0x80
+_SYSCALL_LENGTH = 2
+_TWO_REGISTERS = nr.HYPERCALL_update_va_mapping_otherdomain
+
+
+class Entry:
+    """Takes the traps of one processor (x86/cpu.py, TrapHandlers). `vcpu` is who runs on it."""
+
+    def __init__(self, hv: Hypervisor, processor: Processor, direct_traps: bool = True) -> None:
+        self.hv = hv
+        self.processor = processor
+        self.q, self.i = processor.state.q, processor.state.i
+        self.vcpu: Vcpu
+        self.direct_traps = direct_traps
+        self.hypercalls = 0
+        """Hypercalls taken since the start."""
+        self.traps = 0
+        """Exceptions and software interrupts that entered the hypervisor."""
+        self.direct = 0
+        """Direct traps: user code to the guest's kernel without the hypervisor."""
+
+    # --- hypercalls ----------------------------------------------------------------------------------------------
+
+    def syscall(self) -> None:
+        """SYSCALL: a 64-bit kernel's hypercall, or a system call of its user code for the hypervisor to pass on."""
+        vcpu, q = self.vcpu, self.q
+        self.processor.settle()
+        rip = q[RIP]
+        q[RCX] = q[RIP] = rip + _SYSCALL_LENGTH & MASK64
+        q[R11] = self.processor.read_flags()
+        if vcpu.width != 64:
+            q[RIP] = rip
+            traps.inject(vcpu, x.X86_EXC_UD)
+        elif vcpu.kernel_mode:
+            number = q[RAX] & MASK32
+            self._hypercall(vcpu, number, rip, MASK64, q[RDI], q[RSI], q[RDX], q[R10], q[R8])
+        else:
+            self._guest_syscall(vcpu, rip)
+        self.leave(vcpu)
+        q[RIP] = q[RIP] - _SYSCALL_LENGTH & MASK64  # the processor adds the instruction's length on its way out
+
+    def _hypercall(
+        self, vcpu: Vcpu, number: int, rip: int, mask: int, a: int, b: int, c: int, d: int, e: int
+    ) -> None:
+        self.hypercalls += 1
+        clock = self.hv.clock
+        now = clock.now()
+        clock.charge(COST_ENTRY)
+        try:
+            if number == _TWO_REGISTERS:
+                result = mm.do_update_va_mapping_otherdomain(vcpu, a, b, c, d, e)
+            elif number < hypercall.TABLE_SIZE:
+                result = hypercall.TABLE[number](vcpu, a, b, c, d)
+                if result == -ENOSYS and hypercall.TABLE[number] is hypercall.do_ni_hypercall:
+                    hypercall.not_implemented(vcpu, number)
+            else:
+                result = hypercall.not_implemented(vcpu, number)
+        except GuestFault:
+            result = -EFAULT
+        self.q[RAX] = result & mask
+        self.hv.put(now, rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result & MASK64)
+
+    def _guest_syscall(self, vcpu: Vcpu, rip: int) -> None:
+        """User code of a 64-bit guest called its kernel: through the hypervisor, as both are in ring 3."""
+        hv, q = self.hv, self.q
+        if not vcpu.syscall_callback:
+            q[RIP] = rip
+            traps.inject(vcpu, x.X86_EXC_UD)
+            return
+        now = hv.clock.now()
+        hv.clock.charge(COST_ENTRY)
+        self.traps += 1
+        if callback.bounce(vcpu, 0, vcpu.syscall_callback, vcpu.syscall_masks_events):
+            hv.put(
+                now, rip, Kind.SYSCALL, vcpu.id, vcpu.domain.id, q[RAX] & MASK32,
+                q[RDI], 0, vcpu.syscall_callback, rings(3, 3), 0,
+            )  # fmt: skip
+
+    def interrupt(self, vector: int) -> None:
+        """INT n. 32-bit kernels call the hypervisor with 0x82; user code calls its kernel with 0x80."""
+        vcpu, q = self.vcpu, self.q
+        self.processor.settle()
+        if vcpu.width == 32:
+            ring = self.i[HFLAGS] & 3
+            if vector == HYPERCALL_VECTOR and ring == 1:
+                self._hypercall(
+                    vcpu, q[RAX] & MASK32, q[RIP] - 2 & MASK32, MASK32,
+                    q[RBX] & MASK32, q[RCX] & MASK32, q[RDX] & MASK32, q[RSI] & MASK32, q[RDI] & MASK32,
+                )  # fmt: skip
+                self.leave(vcpu)
+                return
+            if vector == SYSCALL_VECTOR and ring == 3 and self._direct_trap(vcpu):
+                return
+        self.traps += 1
+        self.hv.clock.charge(COST_ENTRY)
+        if vector == 3:
+            traps.inject(vcpu, x.X86_EXC_BP)
+        elif vector == 4:
+            traps.inject(vcpu, x.X86_EXC_OF)
+        else:
+            traps.software_interrupt(vcpu, vector)
+        self.leave(vcpu)
+
+    def _direct_trap(self, vcpu: Vcpu) -> bool:
+        """The paper's fast handler: the *processor* takes INT 0x80 from ring 3 to ring 1 through a trap gate.
+
+        Valid for a handler that does not mask events, in a valid ring-1 code segment (32-bit Xen's
+        init_int80_direct_trap). No upcall mask is saved in the frame, no upcall is delivered on the way, and no
+        hypervisor time is charged: the hypervisor is not entered. False: the gate is not there.
+        """
+        handler = vcpu.traps[SYSCALL_VECTOR]
+        if not self.direct_traps or handler is None or handler.masks_events or handler.dpl != 3:
+            return False
+        rip, call = self.q[RIP], self.q[RAX]
+        if not callback.through_gate(vcpu, handler):
+            return False
+        self.direct += 1
+        hv = self.hv
+        hv.put(
+            hv.clock.now(), rip, Kind.DIRECT_TRAP, vcpu.id, vcpu.domain.id, SYSCALL_VECTOR,
+            call & MASK32, 0, handler.address, rings(3, 1), 0,
+        )  # fmt: skip
+        return True
+
+    # --- exceptions ----------------------------------------------------------------------------------------------
+
+    def exception(self, vector: int) -> None:
+        """A fault or trap of the guest's code."""
+        vcpu = self.vcpu
+        self.processor.settle()
+        self.traps += 1
+        self.hv.clock.charge(COST_ENTRY)
+        if vector == x.X86_EXC_PF:
+            traps.page_fault(vcpu)
+        elif vector == x.X86_EXC_GP:
+            traps.general_protection(vcpu)
+        elif vector == x.X86_EXC_NM:
+            traps.device_not_available(vcpu)
+        elif vector == x.X86_EXC_DB:
+            traps.debug(vcpu)
+        elif vector == x.X86_EXC_DF:
+            self.hv.crash(vcpu, "double fault")
+        else:
+            traps.inject(vcpu, vector, self.i[ERROR_CODE] if x.HAS_ERROR_CODE >> vector & 1 else None)
+        self.leave(vcpu)
+
+    def invalid_opcode(self) -> None:
+        """#UD."""
+        vcpu = self.vcpu
+        self.processor.settle()
+        self.traps += 1
+        self.hv.clock.charge(COST_ENTRY)
+        traps.invalid_opcode(vcpu)
+        self.leave(vcpu)
+
+    def cpuid(self) -> None:
+        """CPUID: the hypervisor's answer, as where the processor can be told to fault on it."""
+        cpuid.do_cpuid(self.vcpu)
+
+    def port_in(self, port: int, size: int) -> int:
+        """IN, which this processor does not check against IOPL."""
+        return io_port.port_in(self.vcpu, port, size)
+
+    def port_out(self, port: int, size: int, value: int) -> None:
+        """OUT, likewise."""
+        io_port.port_out(self.vcpu, port, size, value)
+
+    # --- back to the guest ---------------------------------------------------------------------------------------
+
+    def leave(self, vcpu: Vcpu) -> None:
+        """The last thing before guest code runs: an upcall, if events are pending and not masked (test_all_events)."""
+        info = vcpu.info
+        if info[0] and not info[1] and vcpu.domain.runnable:
+            self.upcall(vcpu)
+
+    def upcall(self, vcpu: Vcpu) -> None:
+        """Enter the guest's event callback; upcalls stay masked until it returns."""
+        hv, q = self.hv, self.q
+        rip = q[RIP]
+        source = self.i[HFLAGS] & 3
+        selector, address = vcpu.event_callback
+        if callback.bounce(vcpu, selector, address, True):
+            hv.put(
+                hv.clock.now(), rip, Kind.EVENT_UPCALL, vcpu.id, vcpu.domain.id, 0,
+                0, 0, address, rings(source, self.i[HFLAGS] & 3), 0,
+            )  # fmt: skip
+

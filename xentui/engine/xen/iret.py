@@ -1,0 +1,89 @@
+"""The iret hypercall: a guest's kernel returns from a trap or an upcall (Xen: pv/iret.c).
+
+Only the hypervisor can return to another ring, switch a 64-bit guest to its user page tables, and unmask event
+upcalls in the same step.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from xentui.engine.x86.state import EF_IF, EF_IOPL, EF_VM, MASK32, R11, RCX, RIP, RSP
+from xentui.engine.xen import callback, descriptor_tables, guest_access
+from xentui.engine.xen.abi.core import VMASST_TYPE_architectural_iopl
+
+if TYPE_CHECKING:
+    from xentui.engine.xen.domain import Vcpu
+
+_IN_SYSCALL = 1 << 8  # VGCF_in_syscall of arch-x86/xen-x86_64.h
+_ARCH_IOPL = 1 << VMASST_TYPE_architectural_iopl
+_FRAME64 = struct.Struct("<9Q")
+_FRAME32 = struct.Struct("<4I")
+FLAT_USER_CS64, FLAT_USER_SS64 = 0xE033, 0xE02B
+
+
+def do_iret(vcpu: Vcpu, _a: int, _b: int, _c: int, _d: int) -> int:
+    """Return to where the frame on the guest kernel's stack says; the result is the saved RAX."""
+    return _iret64(vcpu) if vcpu.width == 64 else _iret32(vcpu)
+
+
+def _iret64(vcpu: Vcpu) -> int:
+    q = vcpu.q
+    top = q[RSP]
+    base = vcpu.space.reads.get(top >> 12)
+    if base is not None and top & 0xFFF <= 0x1000 - 72 and not top & 7:
+        index = base + (top & 0xFFF) >> 3
+        frame = vcpu.space.ram64[index : index + 9].tolist()
+    else:
+        try:
+            frame = list(_FRAME64.unpack(guest_access.read(vcpu, top, 72)))
+        except guest_access.GuestFault:
+            vcpu.hv.crash(vcpu, f"fault while reading the iret frame from the guest's stack at {top:#x}")
+            return 0
+    rax, r11, rcx, how, rip, cs, flags, rsp, ss = frame
+    if cs & 3 == 3 and vcpu.kernel_mode:
+        if vcpu.guest_table_user < 0:
+            vcpu.hv.crash(vcpu, "iret to user mode without user page tables")
+            return 0
+        callback.toggle_mode(vcpu)
+    if vcpu.domain.vm_assist & _ARCH_IOPL:
+        vcpu.iopl = flags >> 12 & 3
+    if how & _IN_SYSCALL:
+        # leaves by sysret, which takes RIP and RFLAGS from these registers and loads the flat segments
+        rcx, r11 = rip, flags & ~(EF_IOPL | EF_VM) | EF_IF
+        cs, ss = FLAT_USER_CS64, FLAT_USER_SS64
+    q[RCX], q[R11], q[RIP], q[RSP] = rcx, r11, rip, rsp
+    vcpu.processor.write_flags(flags & 0x3F7FD7 & ~(EF_IOPL | EF_VM) | EF_IF)
+    vcpu.info[1] = 0 if flags & EF_IF else 1
+    descriptor_tables.return_to_ring3(vcpu, cs | 3, ss | 3)
+    return rax
+
+
+def _iret32(vcpu: Vcpu) -> int:
+    q = vcpu.q
+    top = q[RSP] & MASK32
+    try:
+        eax, eip, cs, flags = _FRAME32.unpack(guest_access.read(vcpu, top, 16))
+        cs &= 0xFFFF
+        if cs & 3 == 1:
+            rsp, ss = top + 16 & MASK32, None
+        else:
+            rsp, ss = struct.unpack("<II", guest_access.read(vcpu, top + 16, 8))
+    except guest_access.GuestFault:
+        vcpu.hv.crash(vcpu, f"fault while reading the iret frame from the guest's stack at {top:#x}")
+        return 0
+    if flags & EF_VM or not cs & 3:
+        vcpu.hv.crash(vcpu, "iret to virtual-8086 mode" if flags & EF_VM else "iret to ring 0")
+        return 0
+    if vcpu.domain.vm_assist & _ARCH_IOPL:
+        vcpu.iopl = flags >> 12 & 3
+    q[RIP], q[RSP] = eip, rsp
+    vcpu.processor.write_flags(flags & 0x3F7FD7 & ~EF_IOPL | EF_IF)
+    vcpu.info[1] = 0 if flags & EF_IF else 1
+    if ss is None:
+        descriptor_tables.return_to_ring1(vcpu, cs)
+    else:
+        descriptor_tables.return_to_ring3(vcpu, cs, ss & 0xFFFF)
+    return eax
+

@@ -1,0 +1,146 @@
+"""Exceptions: what reaches the guest's handlers, what the hypervisor does itself (Xen: traps.c, pv/traps.c).
+
+`Entry.exception` and `Entry.interrupt` (entry.py) call in here with the guest stopped at the trap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xentui.engine.trace import Kind, rings
+from xentui.engine.x86.exceptions import HAS_ERROR_CODE, X86_EXC_DB, X86_EXC_GP, X86_EXC_NM, X86_EXC_PF, X86_EXC_UD
+from xentui.engine.x86.state import CR0, CR2, EF_TF, ERROR_CODE, EXCEPTION_IS_INT, HF_TS, HFLAGS, MASK32, RIP
+from xentui.engine.xen import callback, descriptor_tables, emul_priv_op, ro_page_fault
+
+if TYPE_CHECKING:
+    from xentui.engine.xen.domain import Vcpu
+
+PF_PRESENT, PF_WRITE, PF_USER = 1, 2, 4
+SELECTOR_IN_IDT = 2
+_PERDOMAIN_START, _PERDOMAIN_END = 0xFFFF_8200_0000_0000, 0xFFFF_8280_0000_0000
+_CR0_TS = 8
+
+
+def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
+    """Give the guest's kernel an exception with the registers as they are (pv/traps.c, pv_inject_event)."""
+    handler = vcpu.traps[vector]
+    hv = vcpu.hv
+    q = vcpu.q
+    rip = q[RIP]
+    source = vcpu.i[HFLAGS] & 3 if vcpu.width == 32 else 3
+    if error_code is None and HAS_ERROR_CODE >> vector & 1:
+        error_code = 0
+    if handler is None:
+        hv.crash(vcpu, f"unhandled exception: vector {vector}, error code {error_code or 0:#06x}")
+        return
+    if not callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code):
+        return
+    target = vcpu.i[HFLAGS] & 3
+    hv.put(
+        hv.clock.now(), rip, Kind.EXCEPTION, vcpu.id, vcpu.domain.id, vector,
+        error_code or 0, 0, handler.address, rings(source, target), 0,
+    )  # fmt: skip
+
+
+def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
+    """A page fault of the guest's: CR2 goes to vcpu_info, and the U bit says whether its *kernel* faulted.
+
+    The processor saw ring 3 in either case for 64-bit guests (pv/traps.c, pv_inject_event).
+    """
+    error_code = error_code & ~PF_USER if vcpu.in_kernel else error_code | PF_USER
+    handler = vcpu.traps[X86_EXC_PF]
+    hv = vcpu.hv
+    rip = vcpu.q[RIP]
+    vcpu.set_cr2(address)
+    if handler is None:
+        hv.crash(vcpu, f"unhandled page fault at {address:#x}, error code {error_code:#06x}")
+        return
+    source = vcpu.i[HFLAGS] & 3
+    if callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code):
+        hv.put(
+            hv.clock.now(), rip, Kind.PAGE_FAULT, vcpu.id, vcpu.domain.id, error_code,
+            address, 0, handler.address, rings(source, vcpu.i[HFLAGS] & 3), 0,
+        )  # fmt: skip
+
+
+def page_fault(vcpu: Vcpu) -> None:
+    """#PF: a write to a page table of the guest's own, a part of its LDT not mapped yet, or the guest's own matter."""
+    address, error_code = vcpu.q[CR2], vcpu.i[ERROR_CODE]
+    if _PERDOMAIN_START <= address < _PERDOMAIN_END and not error_code & PF_USER:
+        if descriptor_tables.handle_ldt_fault(vcpu, address):
+            return
+    elif (
+        error_code & (PF_PRESENT | PF_WRITE) == PF_PRESENT | PF_WRITE
+        and vcpu.in_kernel
+        and ro_page_fault.emulate(vcpu, address, error_code)
+    ):
+        return
+    inject_page_fault(vcpu, address, error_code)
+
+
+def general_protection(vcpu: Vcpu) -> None:
+    """#GP: an instruction that the hypervisor carries out for the kernel, or the guest's own fault."""
+    if emul_priv_op.emulate_privileged_op(vcpu):
+        return
+    inject(vcpu, X86_EXC_GP, vcpu.i[ERROR_CODE])
+
+
+def device_not_available(vcpu: Vcpu) -> None:
+    """#NM: the FPU was taken away by fpu_taskswitch; give it back, and tell the guest if it asked (do_device_not_available)."""
+    told = vcpu.cr0_ts
+    set_task_switched(vcpu, False)
+    if told:
+        inject(vcpu, X86_EXC_NM)
+
+
+def set_task_switched(vcpu: Vcpu, on: bool) -> None:
+    """CR0.TS, the guest's and the processor's: the next FPU instruction raises #NM, or no longer does."""
+    vcpu.cr0_ts = on
+    if on:
+        vcpu.q[CR0] |= _CR0_TS
+        vcpu.i[HFLAGS] |= HF_TS
+    else:
+        vcpu.q[CR0] &= ~_CR0_TS
+        vcpu.i[HFLAGS] &= ~HF_TS & MASK32
+
+
+def invalid_opcode(vcpu: Vcpu) -> None:
+    """#UD: the forced-emulation prefix, or the guest's own fault."""
+    if not emul_priv_op.emulate_forced_invalid_op(vcpu):
+        inject(vcpu, X86_EXC_UD)
+
+
+def debug(vcpu: Vcpu) -> None:
+    """#DB: single-stepping; DR6 says so to the guest (do_debug)."""
+    vcpu.debug[6] |= 0xFFFF0FF0 | (1 << 14 if vcpu.processor.read_flags() & EF_TF else 0)
+    inject(vcpu, X86_EXC_DB)
+
+
+def software_interrupt(vcpu: Vcpu, vector: int) -> None:
+    """INT n: a trap if the guest allows the vector to that ring, else #GP (traps.c, do_general_protection).
+
+    Arrives with RIP behind the instruction; #GP wants it at the instruction, and names the vector in its error code.
+    """
+    handler = vcpu.traps[vector]
+    if handler is not None and handler.dpl >= (1 if vcpu.in_kernel else 3):
+        inject_software(vcpu, vector)
+        return
+    vcpu.q[RIP] = vcpu.q[RIP] - 2 & (MASK32 if vcpu.width == 32 else 0xFFFF_FFFF_FFFF_FFFF)
+    vcpu.i[EXCEPTION_IS_INT] = 0
+    inject(vcpu, X86_EXC_GP, vector << 3 | SELECTOR_IN_IDT)
+
+
+def inject_software(vcpu: Vcpu, vector: int) -> None:
+    """Enter the guest's handler for INT n: no error code, whatever the vector."""
+    handler = vcpu.traps[vector]
+    hv = vcpu.hv
+    if handler is None:
+        hv.crash(vcpu, f"unhandled software interrupt {vector:#x}")
+        return
+    rip, source = vcpu.q[RIP], vcpu.i[HFLAGS] & 3
+    number = vcpu.q[0]
+    if callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events):
+        hv.put(
+            hv.clock.now(), rip, Kind.SOFTWARE_INTERRUPT, vcpu.id, vcpu.domain.id, vector,
+            number, 0, handler.address, rings(source, vcpu.i[HFLAGS] & 3), 0,
+        )  # fmt: skip

@@ -1,0 +1,297 @@
+"""`xentui --record`: run guests without the console, print theirs, write the recording."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from xentui.cli import EXIT_CRASHED, EXIT_LIMIT, EXIT_OK, EXIT_USAGE
+
+if TYPE_CHECKING:
+    import argparse
+    from types import FrameType
+
+    from xentui.config import GuestSpec
+    from xentui.engine.machine import Machine
+    from xentui.engine.xen.domain import Domain
+    from xentui.recording.writer import RecordingWriter
+
+_MATCH_BYTES = 1 << 16
+_PROGRESS_SECONDS = 0.5
+_SHOW_SECONDS = 2.0
+
+
+def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
+    """Run `specs` as the options say; the exit status."""
+    from xentui.engine.machine import Machine
+    from xentui.engine.x86.unicorn_api import UnicornMismatchError
+    from xentui.engine.xen.elf import ImageError
+    from xentui.engine.xen.page import OutOfMemory
+    from xentui.recording.format import RecordingError
+    from xentui.recording.writer import RecordingWriter, check_path
+
+    writer: RecordingWriter | None = None
+
+    def flush(rows: memoryview) -> None:
+        if writer is not None:
+            writer.trace_chunk(rows)
+
+    try:
+        check_path(options.record)
+        memory = _memory(specs)
+        machine = Machine(
+            memory,
+            pace=options.pace,
+            seed=options.seed,
+            direct_traps=not options.no_direct_trap,
+            flush=flush,
+            **({"wall_clock": time.time_ns()} if options.pace == "fast" else {}),
+        )
+        domains = [machine.create(spec) for spec in specs]
+        writer = RecordingWriter(options.record, _header(options, machine, specs, domains))
+        with writer:
+            status, summary = _Session(options, machine, domains, writer).run()
+            machine.trace.flush()
+            writer.close(summary)
+        return status
+    except (ImageError, OutOfMemory, RecordingError, UnicornMismatchError, _TooMuchMemory) as error:
+        print(f"xentui: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+class _TooMuchMemory(ValueError):
+    """The host has not so much memory."""
+
+
+def _memory(specs: list[GuestSpec]) -> int:
+    """MiB that all guests need together, if the host has them."""
+    wanted = sum(max(spec.memory, spec.maxmem) for spec in specs)
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    if wanted > host:
+        raise _TooMuchMemory(f"the guests want {wanted} MiB of memory and this host has {host}: give them less (--memory)")
+    return wanted
+
+
+def _header(
+    options: argparse.Namespace, machine: Machine, specs: list[GuestSpec], domains: list[Domain]
+) -> dict[str, object]:
+    """All that the run depends on, and nothing else."""
+    import hashlib
+
+    from xentui.engine.clock import BYTES_PER_NS
+
+    def digest(path: object) -> str | None:
+        if path is None:
+            return None
+        with open(str(path), "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+
+    guests = [
+        {
+            "name": spec.name,
+            "kernel": spec.kernel.name,
+            "kernel_sha256": digest(spec.kernel),
+            "ramdisk_sha256": digest(spec.ramdisk),
+            "memory": spec.memory,
+            "maxmem": spec.maxmem,
+            "vcpus": spec.vcpus,
+            "cmdline": spec.cmdline,
+            "on_poweroff": spec.on_poweroff,
+            "on_reboot": spec.on_reboot,
+            "on_crash": spec.on_crash,
+        }
+        for spec in specs
+    ]
+    return {
+        "guests": guests,
+        "domains": [{"id": domain.id, "name": domain.name, "width": domain.width} for domain in domains],
+        "pace": options.pace,
+        "seed": options.seed,
+        "direct_traps": not options.no_direct_trap,
+        "clock": {"unit": "bytes of guest code", "bytes_per_ns": BYTES_PER_NS},
+        "wall_clock": machine.hv.wall_clock,
+        "until": options.until.pattern.decode() if options.until else None,
+        "for": options.limit,
+    }
+
+
+class _Session:
+    """One run: consoles to stdout, typed input, the limits, Ctrl-C, progress."""
+
+    def __init__(
+        self, options: argparse.Namespace, machine: Machine, domains: list[Domain], writer: RecordingWriter
+    ) -> None:
+        from xentui.engine.dom0.typist import Typist
+
+        self.options, self.machine, self.writer = options, machine, writer
+        self.prefix = len(domains) > 1
+        self.lines: dict[int, bytes] = {}
+        self.tails: dict[int, bytes] = {}
+        self.matched = self.interrupted = self.crashed = False
+        self.unimplemented: dict[str, dict[int, int]] = {}
+        self.ends: list[dict[str, object]] = []
+        self.out = sys.stdout.buffer
+        self.progress = _Progress(machine) if sys.stderr.isatty() else None
+        machine.toolstack.on_output = self.output
+        machine.toolstack.on_end = self.ended
+        machine.hv.on_log = self.log
+        machine.on_slice = self.progress.show if self.progress else None
+        self.typist = None
+        if options.input:
+            self.typist = Typist(machine, domains[0].name, options.input, options.prompt, self.typed)
+
+    def run(self) -> tuple[int, dict[str, object]]:
+        """Run to the end or a limit; exit status and the recording's summary."""
+        from xentui.engine.machine import Stop
+
+        handlers = {number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            reason = self.machine.run(self.options.limit)
+        except BrokenPipeError:
+            self.interrupted, reason = True, "output closed"
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self.finish_lines()
+            if self.progress:
+                self.progress.clear()
+        for domain in self.machine.domains:
+            self.note_unimplemented(domain)
+        if self.crashed:
+            status = EXIT_CRASHED
+        elif self.matched or reason == Stop.FINISHED:
+            status = EXIT_OK
+        else:
+            status = EXIT_LIMIT
+        reason = "matched" if self.matched else "interrupted" if self.interrupted else reason
+        self.report(reason)
+        entry = self.machine.entry
+        return status, {
+            "reason": reason,
+            "virtual_ns": self.machine.now(),
+            "records": self.machine.trace.head,
+            "hypercalls": entry.hypercalls,
+            "traps": entry.traps,
+            "direct_traps": entry.direct,
+            "ends": self.ends,
+            "unimplemented": {name: _named(counts) for name, counts in self.unimplemented.items()},
+        }
+
+    # --- what happens ----------------------------------------------------------------------------------------------
+
+    def output(self, domain: Domain, data: bytes) -> None:
+        """A guest printed."""
+        self.writer.console(self.machine.now(), domain.id, 0, data)
+        if self.progress:
+            self.progress.clear()
+        if not self.prefix:
+            self.out.write(data)
+        else:
+            *whole, rest = (self.lines.get(domain.id, b"") + data).split(b"\n")
+            self.lines[domain.id] = rest
+            for line in whole:
+                self.out.write(f"{domain.name}: ".encode() + line.rstrip(b"\r") + b"\n")
+        self.out.flush()
+        if self.typist is not None:
+            self.typist.heard(domain, data)
+        if self.options.until is not None:
+            tail = (self.tails.get(domain.id, b"") + data)[-_MATCH_BYTES:]
+            self.tails[domain.id] = tail
+            if self.options.until.search(tail):
+                self.matched = True
+                self.machine.stop()
+
+    def typed(self, domain: Domain, data: bytes) -> None:
+        """Input went into a guest's console."""
+        now = self.machine.now()
+        self.writer.input(now, domain.id, data)
+        self.writer.console(now, domain.id, 1, data)
+
+    def ended(self, domain: Domain, reason: str) -> None:
+        """A domain has shut down."""
+        self.crashed = self.crashed or reason in ("crash", "watchdog")
+        self.ends.append({"domain": domain.id, "name": domain.name, "reason": reason, "virtual_ns": self.machine.now()})
+        self.note_unimplemented(domain)
+        self.log(f"(XEN) {domain.name}: {reason}" + (f": {domain.crash_reason}" if domain.crash_reason else ""))
+
+    def note_unimplemented(self, domain: Domain) -> None:
+        if domain.unimplemented:
+            counts = self.unimplemented.setdefault(domain.name, {})
+            for number, count in domain.unimplemented.items():
+                counts[number] = counts.get(number, 0) + count
+            domain.unimplemented.clear()
+
+    def log(self, line: str) -> None:
+        """A line of the hypervisor's log."""
+        if self.progress:
+            self.progress.clear()
+        print(line, file=sys.stderr, flush=True)
+
+    def interrupt(self, number: int, _frame: FrameType | None) -> None:
+        """Ctrl-C: end in order; a second one ends at once."""
+        if self.interrupted:
+            os._exit(128 + number)
+        self.interrupted = True
+        self.machine.stop()
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def finish_lines(self) -> None:
+        """Print what guests have left unfinished on their last lines."""
+        try:
+            for domain in self.machine.domains:
+                rest = self.lines.pop(domain.id, b"")
+                if rest:
+                    self.out.write(f"{domain.name}: ".encode() + rest + b"\n")
+            self.out.flush()
+        except BrokenPipeError:
+            self.interrupted = True
+
+    def report(self, reason: str) -> None:
+        """What a user needs to know of the end, on stderr."""
+        for name, counts in self.unimplemented.items():
+            calls = ", ".join(f"{call} ({times}x)" for call, times in _named(counts).items())
+            print(f"xentui: {name}: not implemented, answered -ENOSYS: {calls}", file=sys.stderr)
+        if reason == "starved":
+            print("xentui: every domain waits for an event that will not come (type with --input)", file=sys.stderr)
+
+
+def _named(counts: dict[int, int]) -> dict[str, int]:
+    """Hypercall numbers by name."""
+    from xentui.engine.xen.abi.hypercalls import NAMES
+
+    return {NAMES.get(number, f"hypercall {number}"): count for number, count in sorted(counts.items())}
+
+
+class _Progress:
+    """A line on the terminal's stderr that says how far the run is, rewritten in place."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.began = self.next = time.monotonic()
+        self.next += _SHOW_SECONDS
+        self.shown = False
+
+    def show(self) -> None:
+        """Once in a while."""
+        now = time.monotonic()
+        if now < self.next:
+            return
+        self.next = now + _PROGRESS_SECONDS
+        entry = self.machine.entry
+        sys.stderr.write(
+            f"\r\x1b[K[{now - self.began:5.1f} s, virtual {self.machine.now() / 1e9:8.3f} s, "
+            f"{entry.hypercalls:,} hypercalls, {entry.traps:,} traps]"
+        )
+        sys.stderr.flush()
+        self.shown = True
+
+    def clear(self) -> None:
+        """Take the line away before something else is printed."""
+        if self.shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self.shown = False
