@@ -31,7 +31,7 @@ from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
 from xentui.engine.xen.guest_access import GuestFault
 from xentui.engine.xen.page import ALLOCATED, SHARED, OutOfMemory
-from xentui.engine.xen.page_type import flush_freed, put_allocation, refuse
+from xentui.engine.xen.page_type import Freeing, put_allocation, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,18 +113,13 @@ def _change_reservation(vcpu: Vcpu, command: int, start: int, arg: int) -> int:
         return start
     work = _RESERVATIONS[command]
     size = vcpu.domain.long_size
-    frames = vcpu.hv.frames
-    frames.batch, frames.stale = True, False
     done = start
-    try:
-        while done < count and work(vcpu, extents and extents + done * size, order):
-            done += 1
-    except GuestFault:
-        pass  # the extents before this one are done: that is the answer
-    finally:
-        frames.batch = False
-        if frames.stale:
-            flush_freed(vcpu.domain)
+    with Freeing(vcpu.domain):
+        try:
+            while done < count and work(vcpu, extents and extents + done * size, order):
+                done += 1
+        except GuestFault:
+            pass  # the extents before this one are done: that is the answer
     vcpu.hv.clock.charge((COST_PAGE_TABLE_UPDATE + (COST_FRAME_VALIDATED << order)) * (done - start + 1))
     return done
 
@@ -197,15 +192,19 @@ _RESERVATIONS: dict[int, Callable[[Vcpu, int, int], bool]] = {
 def _exchange(vcpu: Vcpu, arg: int) -> int:
     """Give extents back and get others of another size in their place, all or none of each chunk."""
     layout = _layout(vcpu)
-    fields = layout.STRUCT_xen_memory_exchange.unpack(guest_access.read(vcpu, arg, layout.XEN_MEMORY_EXCHANGE_SIZE))
-    given, given_count, given_order, _, given_domid = fields[:5]
-    wanted, wanted_count, wanted_order, wanted_flags, wanted_domid = fields[5:10]
-    done = fields[10]
+    data = guest_access.read(vcpu, arg, layout.XEN_MEMORY_EXCHANGE_SIZE)
+    unpack = layout.STRUCT_xen_memory_reservation.unpack_from
+    given, given_count, given_order, _, given_domid = unpack(data, layout.XEN_MEMORY_EXCHANGE_in)
+    wanted, wanted_count, wanted_order, wanted_flags, wanted_domid = unpack(data, layout.XEN_MEMORY_EXCHANGE_out)
+    (done,) = layout.STRUCT_word.unpack_from(data, layout.XEN_MEMORY_EXCHANGE_nr_exchanged)
     error = 0
     if max(given_order, wanted_order) > MAX_ORDER:
         error = -EPERM
     elif (
-        done > given_count or given_domid != wanted_domid or given_count << given_order != wanted_count << wanted_order
+        done > given_count
+        or given_domid != wanted_domid
+        or given_count << given_order != wanted_count << wanted_order
+        or given_count << given_order >> layout.WORD_BITS
     ):
         error = -EINVAL
     elif not _list_ok(vcpu, given, done, given_count) or not _list_ok(
@@ -218,33 +217,26 @@ def _exchange(vcpu: Vcpu, arg: int) -> int:
         error = _self_only(vcpu, given_domid)
     if not error:
         order = max(given_order, wanted_order)
+        size = vcpu.domain.long_size
         chunk = done << given_order >> order
-        frames = vcpu.hv.frames
-        frames.batch, frames.stale = True, False
-        while chunk < given_count << given_order >> order and not error:
-            error = _exchange_chunk(
-                vcpu,
-                _extents(given, chunk, order - given_order, vcpu.domain.long_size),
-                given_order,
-                _extents(wanted, chunk, order - wanted_order, vcpu.domain.long_size),
-                wanted_order if _address_bits_ok(vcpu, wanted_flags) else -1,
-            )
-            chunk += not error
-        frames.batch = False
-        if frames.stale:
-            flush_freed(vcpu.domain)
+        with Freeing(vcpu.domain):
+            while chunk < given_count << given_order >> order and not error:
+                error = _exchange_chunk(
+                    vcpu,
+                    _extents(given, chunk, order - given_order, size),
+                    given_order,
+                    _extents(wanted, chunk, order - wanted_order, size),
+                    wanted_order if _address_bits_ok(vcpu, wanted_flags) else -1,
+                )
+                chunk += not error
         done = chunk << order >> given_order
-    guest_access.write(
-        vcpu,
-        arg + layout.XEN_MEMORY_EXCHANGE_nr_exchanged,
-        done.to_bytes(vcpu.domain.long_size, "little"),
-    )
+    _write_word(vcpu, arg + layout.XEN_MEMORY_EXCHANGE_nr_exchanged, done)
     return refusals.record(vcpu, error) if error else 0
 
 
 def _extents(start: int, chunk: int, order: int, size: int) -> list[int]:
     """Where in a list the extents of a chunk are named."""
-    return [start + (number << 0) * size for number in range(chunk << order, (chunk + 1) << order)]
+    return [start + number * size for number in range(chunk << order, (chunk + 1) << order)]
 
 
 def _exchange_chunk(vcpu: Vcpu, given: list[int], given_order: int, wanted: list[int], wanted_order: int) -> int:
@@ -378,7 +370,8 @@ def _set_memory_map(vcpu: Vcpu, arg: int) -> int:
     """Replace that map: a domain may do it for itself."""
     layout = _layout(vcpu)
     data = guest_access.read(vcpu, arg, layout.XEN_FOREIGN_MEMORY_MAP_SIZE)
-    domid, count, buffer = layout.STRUCT_xen_foreign_memory_map.unpack(data)
+    domid = int.from_bytes(data[:2], "little")
+    count, buffer = layout.STRUCT_xen_memory_map.unpack_from(data, layout.XEN_FOREIGN_MEMORY_MAP_map)
     if count > MAX_E820:
         return -EINVAL
     error = _self_only(vcpu, domid)
@@ -423,20 +416,18 @@ def _add_to_physmap_batch(vcpu: Vcpu, arg: int, start: int) -> int:
         return error
     if size < start:
         return -EILSEQ
-    errors = int.from_bytes(
-        data[layout.XEN_ADD_TO_PHYSMAP_BATCH_errs : layout.XEN_ADD_TO_PHYSMAP_BATCH_errs + layout.WORD_SIZE], "little"
-    )
+    (errors,) = layout.STRUCT_word.unpack_from(data, layout.XEN_ADD_TO_PHYSMAP_BATCH_errs)
     for number in range(start, size):
         guest_access.write_u32(vcpu, errors + 4 * number, -EACCES)
     return 0
 
 
 def _remove_from_physmap(vcpu: Vcpu, arg: int) -> int:
-    """Nothing to do for a frame of the caller's own; the domain id comes first, the frame number a word later."""
-    size = vcpu.domain.long_size
-    data = guest_access.read(vcpu, arg, 2 * size)
-    mfn = int.from_bytes(data[size:], "little")
-    error = _self_only(vcpu, int.from_bytes(data[:2], "little"))
+    """Nothing to do for a frame of the caller's own: it has no physmap."""
+    layout = _layout(vcpu)
+    data = guest_access.read(vcpu, arg, layout.XEN_REMOVE_FROM_PHYSMAP_SIZE)
+    domid, mfn = layout.STRUCT_xen_remove_from_physmap.unpack(data)
+    error = _self_only(vcpu, domid)
     if error:
         return error
     frames = vcpu.hv.frames

@@ -38,7 +38,7 @@ from xentui.engine.xen.page_type import (
     TABLE_DISALLOW,
     XEN_L4_FIRST,
     XEN_L4_LAST,
-    flush_freed,
+    Freeing,
     get_page_and_type,
     get_page_from_l1e,
     get_table,
@@ -435,28 +435,27 @@ def free_domain_memory(domain: Domain) -> None:
     """
     hv = domain.hv
     frames = hv.frames
-    frames.batch, frames.stale = True, False
-    for vcpu in domain.vcpus:
-        vcpu_destroy_pagetables(vcpu)
-        if domain.gdt_window:
-            descriptor_tables.destroy_gdt(vcpu)
-            descriptor_tables.destroy_ldt(vcpu)
-    owned = frames.owned_by(domain.id)
-    for mfn in owned:
-        if frames.flags[mfn] & PINNED:
-            frames.flags[mfn] &= ~PINNED
-            put_page_and_type(domain, mfn)
-    for mfn in owned:
-        if frames.type[mfn] == SHARED:
-            frames.type_count[mfn] -= 1
-            domain.tot_pages += 1  # the hypervisor's frames never counted
-        put_allocation(hv, mfn)
-    for mfn in domain.xen_frames:
-        if frames.owner[mfn] == DOMID_XEN:
-            frames.free(mfn, hv.ram)
-    domain.xen_frames = []
-    frames.batch = False
-    flush_freed(domain)
+    with Freeing(domain):
+        frames.stale = True
+        for vcpu in domain.vcpus:
+            vcpu_destroy_pagetables(vcpu)
+            if domain.gdt_window:
+                descriptor_tables.destroy_gdt(vcpu)
+                descriptor_tables.destroy_ldt(vcpu)
+        owned = frames.owned_by(domain.id)
+        for mfn in owned:
+            if frames.flags[mfn] & PINNED:
+                frames.flags[mfn] &= ~PINNED
+                put_page_and_type(domain, mfn)
+        for mfn in owned:
+            if frames.type[mfn] == SHARED:
+                frames.type_count[mfn] -= 1
+                domain.tot_pages += 1  # the hypervisor's frames never counted
+            put_allocation(hv, mfn)
+        for mfn in domain.xen_frames:
+            if frames.owner[mfn] == DOMID_XEN:
+                frames.free(mfn, hv.ram)
+        domain.xen_frames = []
     left = len(frames.owned_by(domain.id))
     if left:
         hv.log(f"d{domain.id}: {left} frames are still mapped by others")

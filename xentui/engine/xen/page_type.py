@@ -54,6 +54,9 @@ M2P_SLOT = 256
 COMPAT_L2_FIRST = 0xF580_0000 >> 21 & 511
 """First slot of the hypervisor's in the L2 of a PAE guest's fourth GiB."""
 
+INVALID_M2P_ENTRY = (1 << 64) - 1
+"""What the M2P says of a frame that is no guest's."""
+
 _EMPTY = bytes(4096)
 _INVALID_FRAME = FRAME_MASK >> 12
 
@@ -92,6 +95,7 @@ def _free(hv: Hypervisor, mfn: int) -> None:
     frames = hv.frames
     owner = hv.domains.get(frames.owner[mfn])
     frames.free(mfn, hv.ram)
+    hv.set_m2p(mfn, INVALID_M2P_ENTRY)
     if owner is not None:
         owner.tot_pages -= 1
         if frames.batch:
@@ -105,6 +109,23 @@ def flush_freed(owner: Domain) -> None:
     owner.flush_tlb()
     for processor in {vcpu.processor for vcpu in owner.vcpus}:
         processor.flush_code()
+
+
+class Freeing:
+    """`with Freeing(domain):` frames of the domain are freed in numbers, and what that takes of flushes comes last."""
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+
+    def __enter__(self) -> None:
+        frames = self.domain.hv.frames
+        frames.batch, frames.stale = True, False
+
+    def __exit__(self, *_exception: object) -> None:
+        frames = self.domain.hv.frames
+        frames.batch = False
+        if frames.stale:
+            flush_freed(self.domain)
 
 
 def get_page_and_type(domain: Domain, mfn: int, wanted: int) -> int:
