@@ -203,7 +203,7 @@ def poll(vcpu: Vcpu, arg: int) -> int:
 
 
 def _poll_expired(vcpu: Vcpu, deadline: int) -> None:
-    if vcpu.poll_ports is not None:
+    if vcpu.poll_ports is not None and not vcpu.domain.dying:
         hv = vcpu.hv
         hv.put(hv.clock.now(), 0, Kind.TIMER, vcpu.id, vcpu.domain.id, Timer.POLL, deadline, 0, 0, 0, 0)
         kick(vcpu)

@@ -226,7 +226,7 @@ class TimerQueue:
 
 def _expired(vcpu: Vcpu, kind: int, deadline: int) -> None:
     """A timer of the vCPU's is due: VIRQ_TIMER, if the guest has bound it."""
-    if VIRQ_TIMER in vcpu.virq_ports:
+    if VIRQ_TIMER in vcpu.virq_ports and not vcpu.domain.dying:
         hv = vcpu.hv
         hv.put(hv.clock.now(), 0, Kind.TIMER, vcpu.id, vcpu.domain.id, kind, max(0, deadline), 0, 0, 0, 0)
         vcpu.domain.events.send_virq(vcpu, VIRQ_TIMER)
