@@ -20,7 +20,7 @@ from xentui.engine.trace import Flush, Kind, TraceRing, runner
 from xentui.engine.x86 import selftest
 from xentui.engine.x86.cpu import Processor, ProcessorError
 from xentui.engine.xen import schedule, time
-from xentui.engine.xen.domain import BLOCKED, RUNNABLE, RUNNING, Domain, Vcpu
+from xentui.engine.xen.domain import RUNNING, Domain, Vcpu
 from xentui.engine.xen.domain_builder import build_slots
 from xentui.engine.xen.entry import Entry
 from xentui.engine.xen.hypervisor import Hypervisor
@@ -70,7 +70,7 @@ class Machine:
         guest_frames = memory << 8
         xen_frames = 256 + guest_frames // 200
         self.ram_size = (guest_frames + xen_frames) << 12
-        self._ram = mmap.mmap(-1, self.ram_size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
+        self._ram = mmap.mmap(-1, self.ram_size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._anchor = ctypes.c_char.from_buffer(self._ram)
         ram = memoryview(self._ram)
         self.pace = pace
@@ -81,16 +81,18 @@ class Machine:
         frames = FrameTable(guest_frames + xen_frames, seed, xen_frames)
         self.hv = Hypervisor(ram, frames, self.clock, self.trace)
         self.hv.wall_clock = wall_clock
-        self.hv.wake, self.hv.reschedule = self._wake, self.processor.stop
+        self.hv.reschedule = self.processor.stop
         self.hv.timers = time.TimerQueue(self.clock)
         self.hv.timers.reprogram = self._timer_set
         self.entry = Entry(self.hv, self.processor, direct_traps)
         self.processor.connect(self.entry)
         self.scheduler = Credit()
+        self.hv.wake = self.scheduler.wake
         build_slots(self.hv)
         self.toolstack = Toolstack(self)
         self._stop_asked = False
         self._slice_end = 0
+        self._current: Vcpu | None = None
         self.on_slice: Callable[[], None] | None = None
         """Called between slices: for progress displays."""
         self.strict = False
@@ -147,33 +149,30 @@ class Machine:
     def _idle(self, until: int) -> None:
         """Nobody can run before `until`: virtual time goes there at once."""
         now = self.clock.now()
+        self._put_down(now)
         if until > now:
             self.hv.put(now, 0, Kind.IDLE, 0, 0x7FFF, 0, until, 0, 0, 0, 0)
             self.clock.skip_to(until)
 
     def _run_slice(self, vcpu: Vcpu, deadline: int) -> None:
         """Give the processor to a vCPU until `deadline`, or until it gives it up."""
-        self._switch_to(vcpu)
         clock = self.clock
-        start = clock.now()
-        schedule.switch_in(vcpu, start)
+        if self._current is not vcpu or vcpu.runstate != RUNNING:
+            self._switch_to(vcpu)
         self._slice_end = deadline
         clock.set_deadline(deadline)
-        self.entry.leave(vcpu)
-        if vcpu.runstate == RUNNING and vcpu.domain.runnable:
-            try:
-                self.processor.run(0 if self.pace == "exact" else max(1, (deadline - start) // 1000))
-            except ProcessorError as error:
-                self.hv.crash(vcpu, str(error))
-            except Exception as error:
-                self._engine_fault(vcpu, error)
+        try:
+            self.entry.leave(vcpu)
+            if vcpu.runstate == RUNNING and vcpu.domain.runnable:
+                self.processor.run(0 if self.pace == "exact" else max(1, (deadline - clock.now()) // 1000))
+        except ProcessorError as error:
+            self.hv.crash(vcpu, str(error))
+        except Exception as error:
+            self._engine_fault(vcpu, error)
         self.processor.settle()
         if self.pace == "exact" and not self.processor.stop_requested:
             clock.skip_to(self._slice_end)  # less than a block of code was left
         self._slice_end = 0
-        now = clock.now()
-        schedule.switch_out(vcpu, now)
-        self.scheduler.account(vcpu, now - start)
 
     def _timer_set(self, deadline: int) -> None:
         """A timer is due before all others, perhaps within the slice that runs: cut that short."""
@@ -193,36 +192,38 @@ class Machine:
 
     def _switch_to(self, vcpu: Vcpu) -> None:
         """Load another vCPU's registers and page tables into the processor."""
-        processor = self.processor
+        processor, now = self.processor, self.clock.now()
+        self._put_down(now)
         previous = processor.vcpu
-        if previous is vcpu:
-            return
-        now = self.clock.now()
-        source = runner(0x7FFF, 0)
-        if isinstance(previous, Vcpu):
-            previous.saved = processor.state.save()
-            source = runner(previous.domain.id, previous.id)
-        assert vcpu.saved is not None
-        processor.state.load(vcpu.saved)
-        processor.vcpu = self.entry.vcpu = vcpu
-        processor.flush_tlb()
-        self.clock.charge(COST_CONTEXT_SWITCH)
-        time.update_time(vcpu)
-        self.hv.put(
-            now, 0, Kind.SCHEDULE, vcpu.id, vcpu.domain.id, 0,
-            source, runner(vcpu.domain.id, vcpu.id), 0, 0, 0,
-        )  # fmt: skip
+        if previous is not vcpu:
+            source = runner(0x7FFF, 0)
+            if isinstance(previous, Vcpu):
+                previous.saved = processor.state.save()
+                source = runner(previous.domain.id, previous.id)
+            assert vcpu.saved is not None
+            processor.state.load(vcpu.saved)
+            processor.vcpu = self.entry.vcpu = vcpu
+            processor.flush_tlb()
+            self.clock.charge(COST_CONTEXT_SWITCH)
+            self.hv.put(
+                now, 0, Kind.SCHEDULE, vcpu.id, vcpu.domain.id, 0,
+                source, runner(vcpu.domain.id, vcpu.id), 0, 0, 0,
+            )  # fmt: skip
+        self._current = vcpu
+        schedule.switch_in(vcpu, now)
 
-    def _wake(self, vcpu: Vcpu) -> None:
-        """An event for a vCPU: if it was blocked it may run again."""
-        if vcpu.runstate == BLOCKED and vcpu.online:
-            schedule.set_runstate(vcpu, RUNNABLE, self.clock.now())
-            self.scheduler.wake(vcpu)
+    def _put_down(self, now: int) -> None:
+        """The vCPU that has the processor no longer runs; its registers stay loaded until another needs them."""
+        if self._current is not None:
+            schedule.switch_out(self._current, now)
+            self._current = None
 
     def unload(self, domain: Domain) -> None:
         """Take a domain that goes away off the processor."""
         if isinstance(self.processor.vcpu, Vcpu) and self.processor.vcpu.domain is domain:
             self.processor.vcpu = None
+        if self._current is not None and self._current.domain is domain:
+            self._current = None
 
     def close(self) -> None:
         """Give the host its memory back. The machine cannot be used afterwards."""

@@ -11,7 +11,7 @@ from xentui.engine.dom0.xenstore_domain import introduce_domain, remove_domain
 from xentui.engine.dom0.xenstore_ring import XenstoreConnection
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import PAGE_SIZE
-from xentui.engine.xen import mm
+from xentui.engine.xen import mm, time
 from xentui.engine.xen.abi import sched as sched_abi
 from xentui.engine.xen.domain import Domain, Vcpu
 from xentui.engine.xen.domain_builder import DomainBuilder
@@ -84,7 +84,9 @@ class Toolstack:
             hv.clock.now(), image.entry, Kind.DOMAIN_CREATE, 0, domain.id, domain.width,
             domain.tot_pages, len(domain.vcpus), image.entry, builder.start_info_address, 0,
         )  # fmt: skip
+        time.update_wall_clock(domain)
         for vcpu in domain.vcpus:
+            time.update_time(vcpu)
             machine.scheduler.add(vcpu)
         return domain
 

@@ -175,6 +175,7 @@ def run(processor: Processor, ram: memoryview) -> None:
     processor.flush_code()
     processor.state.load(fresh)
     processor.flush_tlb()
+    processor.budget[0] = processor.budget[3] = 0
     processor.disconnect()
 
 
