@@ -16,7 +16,7 @@ import ctypes
 import mmap
 import platform
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.state import (
@@ -56,18 +56,29 @@ _HOUR = 3_600_000_000_000
 # mov edx,edx; mov [rcx+16],rsi; mov [rcx+24],rdx; sub [rcx],rdx; js +1; ret; jmp [rcx+8]
 _BLOCK_HOOK = bytes.fromhex("89d2 48897110 48895118 482911 7801 c3 ff6108")
 
+# The emulator never checks IN and OUT against IOPL or a permission bitmap; it only calls a hook, which must return.
+# So the hook is this: call the Python one; if that has set `denied`, raise #GP(0) as the processor would, which leaves
+# the instruction by a long jump, no Python frame in between. The structure behind the last argument is
+# {Python hook, env, raise_exception_err, denied}.
+#   push rbx; mov rbx,rcx (OUT: r8); call [rbx]; cmp byte [rbx+24],0; jne +2; pop rbx; ret
+#   mov byte [rbx+24],0; mov rdi,[rbx+8]; mov esi,13; xor edx,edx; call [rbx+16]
+_IO_TAIL = "ff13 807b1800 7502 5b c3 c6431800 488b7b08 be0d000000 31d2 ff5310"
+_IN_HOOK = bytes.fromhex("53 4889cb" + _IO_TAIL)
+_OUT_HOOK = bytes.fromhex("53 4c89c3" + _IO_TAIL)
+
 
 class TrapHandlers(Protocol):
     """Who takes the traps. `exception` and `interrupt` get the vector; RIP lies at the instruction for exceptions
-    that are faults and behind it for traps and INT n."""
+    that are faults and behind it for traps and INT n. The port handlers are asked for every IN and OUT, whatever the
+    ring; None or False means that the guest may not, which comes back as exception #GP."""
 
     def exception(self, vector: int) -> None: ...
     def interrupt(self, vector: int) -> None: ...
     def syscall(self) -> None: ...
     def invalid_opcode(self) -> None: ...
     def cpuid(self) -> None: ...
-    def port_in(self, port: int, size: int) -> int: ...
-    def port_out(self, port: int, size: int, value: int) -> None: ...
+    def port_in(self, port: int, size: int) -> int | None: ...
+    def port_out(self, port: int, size: int, value: int) -> bool: ...
 
 
 class ProcessorError(RuntimeError):
@@ -132,14 +143,26 @@ class Processor:
         """Put the native block hook in; its structure is {bytes left, uc_emu_stop, block address, block size}."""
         words = (ctypes.c_int64 * 4)(0, ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0, 0, 0)
         if install:
-            page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-            page.write(_BLOCK_HOOK)
-            anchor = ctypes.c_char.from_buffer(page)
-            self._add_hook(uc.HOOK_BLOCK, ctypes.addressof(anchor), ctypes.addressof(words))
-            self._keep += [page, anchor]
+            self._add_hook(uc.HOOK_BLOCK, self._machine_code(_BLOCK_HOOK), ctypes.addressof(words))
         self._keep.append(words)
         self._block = memoryview(words).cast("B").cast("Q")
         return memoryview(words).cast("B").cast("q")
+
+    def _machine_code(self, code: bytes) -> int:
+        """The address of a page with these instructions."""
+        page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        page.write(code)
+        anchor = ctypes.c_char.from_buffer(page)
+        self._keep += [page, anchor]
+        return ctypes.addressof(anchor)
+
+    def _add_io_hook(self, instruction: int, code: bytes, hook: Any, words: Any) -> int:
+        """A hook of IN or OUT that can refuse: see `_IO_TAIL`; `words` is its structure."""
+        words[0] = ctypes.cast(hook, ctypes.c_void_p).value or 0
+        words[1] = self._env
+        words[2] = ctypes.cast(uc.raise_exception_err, ctypes.c_void_p).value or 0
+        self._keep += [hook, words]
+        return self._add_hook(uc.HOOK_INSN, self._machine_code(code), ctypes.addressof(words), instruction)
 
     def _add_hook(self, kind: int, callback: object, data: int = 0, *extra: int) -> int:
         hook = ctypes.c_size_t()
@@ -197,16 +220,22 @@ class Processor:
                 failed(error)
             return 1
 
+        in_words, out_words = (ctypes.c_uint64 * 4)(), (ctypes.c_uint64 * 4)()
+
         def on_in(_uc: int, port: int, size: int, _data: int) -> int:
             try:
-                return port_in(port, size)
+                value = port_in(port, size)
+                if value is not None:
+                    return value
+                in_words[3] = 1
             except BaseException as error:
                 failed(error)
             return MASK32
 
         def on_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
             try:
-                port_out(port, size, value)
+                if not port_out(port, size, value):
+                    out_words[3] = 1
             except BaseException as error:
                 failed(error)
 
@@ -215,8 +244,8 @@ class Processor:
             self._add_hook(uc.HOOK_INSN_INVALID, uc.InvalidHook(on_invalid)),
             self._add_hook(uc.HOOK_INSN, uc.SyscallHook(on_syscall), 0, uc.INS_SYSCALL),
             self._add_hook(uc.HOOK_INSN, uc.CpuidHook(on_cpuid), 0, uc.INS_CPUID),
-            self._add_hook(uc.HOOK_INSN, uc.InHook(on_in), 0, uc.INS_IN),
-            self._add_hook(uc.HOOK_INSN, uc.OutHook(on_out), 0, uc.INS_OUT),
+            self._add_io_hook(uc.INS_IN, _IN_HOOK, uc.InHook(on_in), in_words),
+            self._add_io_hook(uc.INS_OUT, _OUT_HOOK, uc.OutHook(on_out), out_words),
         ]
 
     def disconnect(self) -> None:

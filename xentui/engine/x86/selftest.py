@@ -31,6 +31,7 @@ _PROGRAM64 = bytes.fromhex(
     "0fa2"  # cpuid
     "0f31"  # rdtsc                     #GP, by CR4.TSD
     "ec"  # in al, dx
+    "ee"  # out dx, al                #GP, refused
     "0f05"  # syscall
     "ebfe"  # forever
 )
@@ -52,7 +53,9 @@ _EXPECTED64 = [
     ("cpuid", 0, 39),
     ("exception", 13, 41),
     ("in", 0x3F8, 43),
-    ("syscall", 0, 44),
+    ("out", 0x3F8, 44),
+    ("exception", 13, 44),
+    ("syscall", 0, 45),
 ]
 
 
@@ -99,12 +102,13 @@ class _Witness:
         self._saw("cpuid", 0, 0)
         self.state.q[s.RDX] = 0x3F8
 
-    def port_in(self, port: int, size: int) -> int:
+    def port_in(self, port: int, size: int) -> int | None:
         self.seen.append(("in", port, self.state.q[s.RIP] - _CODE))
         return 0x5A
 
-    def port_out(self, port: int, size: int, value: int) -> None:
+    def port_out(self, port: int, size: int, value: int) -> bool:
         self.seen.append(("out", port, self.state.q[s.RIP] - _CODE))
+        return False
 
 
 def _build(ram: memoryview) -> None:
@@ -181,5 +185,5 @@ def run(processor: Processor, ram: memoryview) -> None:
 
 def _code_bytes() -> int:
     """Bytes of the 64-bit program that execute: all up to `syscall`, less what trapped and was stepped over."""
-    stepped_over = 8 + 8 + 1 + 2 + 2
+    stepped_over = 8 + 8 + 1 + 2 + 2 + 1
     return len(_PROGRAM64) - 4 - stepped_over

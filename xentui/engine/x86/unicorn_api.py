@@ -67,6 +67,7 @@ uc_hook_del = _declare("uc_hook_del", ctypes.c_int, _V, _SIZE)
 tlb_flush = _declare("tlb_flush_x86_64", None, _V)
 tlb_flush_page = _declare("tlb_flush_page_x86_64", None, _V, _U64)
 tb_flush = _declare("tb_flush_x86_64", None, _V)
+raise_exception_err = _declare("raise_exception_err_x86_64", None, _V, ctypes.c_int, ctypes.c_int)
 read_eflags = _declare("helper_read_eflags_x86_64", ctypes.c_uint32, _V)
 
 ARCH_X86, MODE_64 = 4, 8

@@ -210,19 +210,21 @@ def do_callback_op(vcpu: Vcpu, command: int, argument: int, _c: int, _d: int) ->
     """Register or unregister one callback (pv/callback.c)."""
     command &= MASK32
     if command not in (cb.CALLBACKOP_register, cb.CALLBACKOP_unregister):
-        return -ENOSYS
+        return -ENOSYS if vcpu.width == 64 else -EINVAL
     if vcpu.width == 64:
         kind, flags, address = struct.unpack("<HHxxxxQ", guest_access.read(vcpu, argument, 16))
         selector = 0
     else:
         kind, flags, selector, address = struct.unpack("<HHII", guest_access.read(vcpu, argument, 12))
+    if command == cb.CALLBACKOP_unregister and kind in _REQUIRED:
+        return -EINVAL
     if command == cb.CALLBACKOP_unregister:
-        # Only what a guest can live without may be taken away.
-        return _register(vcpu, kind, 0, 0, 0) if kind in _OPTIONAL else -EINVAL
+        return _register(vcpu, kind, 0, 0, 0)
     return _register(vcpu, kind, selector & 0xFFFF, address, flags)
 
 
-_OPTIONAL = (cb.CALLBACKTYPE_sysenter, cb.CALLBACKTYPE_syscall32, cb.CALLBACKTYPE_nmi)
+_REQUIRED = (cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.CALLBACKTYPE_syscall)
+"""What a guest cannot take away again."""
 
 
 def _register(vcpu: Vcpu, kind: int, selector: int, address: int, flags: int) -> int:

@@ -194,15 +194,28 @@ class Entry:
 
     def cpuid(self) -> None:
         """CPUID: the hypervisor's answer, as where the processor can be told to fault on it."""
+        self.traps += 1
+        self.hv.clock.charge(COST_ENTRY)
         cpuid.do_cpuid(self.vcpu)
 
-    def port_in(self, port: int, size: int) -> int:
-        """IN, which this processor does not check against IOPL."""
-        return io_port.port_in(self.vcpu, port, size)
+    def port_in(self, port: int, size: int) -> int | None:
+        """IN from any ring; None where IOPL and the I/O bitmap do not allow it."""
+        vcpu = self.vcpu
+        if not io_port.permitted(vcpu, port, size):
+            return None
+        self.traps += 1
+        self.hv.clock.charge(COST_ENTRY)
+        return io_port.port_in(vcpu, port, size)
 
-    def port_out(self, port: int, size: int, value: int) -> None:
-        """OUT, likewise."""
-        io_port.port_out(self.vcpu, port, size, value)
+    def port_out(self, port: int, size: int, value: int) -> bool:
+        """OUT from any ring; False where it is not allowed."""
+        vcpu = self.vcpu
+        if not io_port.permitted(vcpu, port, size):
+            return False
+        self.traps += 1
+        self.hv.clock.charge(COST_ENTRY)
+        io_port.port_out(vcpu, port, size, value)
+        return True
 
     # --- back to the guest ---------------------------------------------------------------------------------------
 

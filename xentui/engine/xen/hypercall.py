@@ -28,7 +28,7 @@ from xentui.engine.xen import (
 )
 from xentui.engine.xen.abi import arch_x86_64 as arch
 from xentui.engine.xen.abi import hypercalls as nr
-from xentui.engine.xen.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM
+from xentui.engine.xen.abi.errno import EFAULT, EINVAL, ENODEV, ENOSYS, EPERM
 from xentui.engine.xen.guest_access import GuestFault
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def do_set_debugreg(vcpu: Vcpu, register: int, value: int, _c: int, _d: int) -> 
 def do_get_debugreg(vcpu: Vcpu, register: int, _b: int, _c: int, _d: int) -> int:
     """Read a debug register (pv/misc-hypercalls.c)."""
     value = debugreg.get_debug_register(vcpu, register & MASK32)
-    return -EINVAL if value is None else value
+    return -ENODEV if value is None else value
 
 
 def do_multicall(vcpu: Vcpu, calls: int, count: int, _c: int, _d: int) -> int:

@@ -56,7 +56,7 @@ def _iret64(vcpu: Vcpu) -> int:
     q[RCX], q[R11], q[RIP], q[RSP] = rcx, r11, rip, rsp
     vcpu.processor.write_flags(flags & 0x3F7FD7 & ~(EF_IOPL | EF_VM) | EF_IF)
     vcpu.info[1] = 0 if flags & EF_IF else 1
-    descriptor_tables.return_to_ring3(vcpu, cs | 3, ss | 3)
+    descriptor_tables.return_to_ring3(vcpu, cs & 0xFFFF | 3, ss & 0xFFFF | 3)
     return rax
 
 
