@@ -59,7 +59,9 @@ static void test_vcpu_misuse(void)
     info.offset = PAGE_SIZE - 32;
     is(hypercall_vcpu_op(VCPUOP_register_vcpu_info, 0, &info), -XEN_ENXIO, "vcpu_op: vcpu_info across a page's end");
     info.offset = 2;
-    is(hypercall_vcpu_op(VCPUOP_register_vcpu_info, 0, &info), -XEN_ENXIO, "vcpu_op: vcpu_info unaligned");
+    /* Xen 4.11, against which the 32-bit guest is tried, would take it and lose our upcalls */
+    check((hypercall_xen_version(XENVER_version, NULL) & 0xffff) < 17 ||
+          hypercall_vcpu_op(VCPUOP_register_vcpu_info, 0, &info) == -XEN_ENXIO, "vcpu_op: vcpu_info unaligned");
     is(hypercall_vcpu_op(VCPUOP_register_vcpu_info, 0, NOWHERE), -XEN_EFAULT, "vcpu_op: register from nowhere");
     is(hypercall_vcpu_op(VCPUOP_set_periodic_timer, 0, &periodic), -XEN_EINVAL, "vcpu_op: a period of 1 us");
     is(hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 0, &single), 0, "vcpu_op: a timer in the past, which fires at once");
@@ -88,7 +90,7 @@ static void test_callback_misuse(void)
 {
     struct callback_register callback = {.type = 77};
     struct callback_unregister gone = {.type = CALLBACKTYPE_event};
-    is(hypercall_callback_op(99, &callback), -XEN_ENOSYS, "callback_op: unknown command");
+    is(hypercall_callback_op(99, &callback), sizeof(long) == 8 ? -XEN_ENOSYS : -XEN_EINVAL, "callback_op: unknown command");
     is(hypercall_callback_op(CALLBACKOP_register, &callback), -XEN_ENOSYS, "callback_op: unknown type");
     is(hypercall_callback_op(CALLBACKOP_register, NOWHERE), -XEN_EFAULT, "callback_op: from nowhere");
     is(hypercall_callback_op(CALLBACKOP_unregister, &gone), -XEN_EINVAL, "callback_op: the event callback stays");

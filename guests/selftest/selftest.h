@@ -39,7 +39,7 @@ extern void trap_0(void), trap_3(void), trap_6(void), trap_128(void);
 #define REG_A "eax"
 #define REG_C "ecx"
 #define REG_D "edi"
-#define HYPERVISOR_INSIDE 0xffc00000     /* behind M2P */
+#define HYPERVISOR_INSIDE 0xfffff000     /* behind M2P */
 #define POP_FLAGS "popl"
 #endif
 
