@@ -5,6 +5,36 @@ Debian 12's package ``xen-hypervisor-4.17-amd64``. That build has no 32-bit PV, 
 so a 32-bit guest runs on Xen 4.11, from Ubuntu 20.04: the same interface but for a few error codes. Both are fetched
 once into the cache folder (`tests.kernels.cache_folder`). QEMU is ``qemu-system-x86_64`` with ``-accel tcg``, so that
 it runs wherever this does. As domain 0 a guest is privileged, and its console is the hypervisor's serial line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import gzip
+import hashlib
+import os
+import re
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.kernels import Apt, cache_folder
+
+QEMU = "qemu-system-x86_64"
+PACKAGE = "xen-hypervisor-4.17-amd64"
+PACKAGE_32 = (
+    "http://archive.ubuntu.com/ubuntu/pool/universe/x/xen/"
+    "xen-hypervisor-4.11-amd64_4.11.3+24-g14b62ab3e5-1ubuntu2_amd64.deb"
+)
+PACKAGE_32_SHA256 = "34058e5fd6480a116540ac180e2b163a2ab7f815455e1dfc1b9359f4d53da1d2"
+GUEST_STARTS = b"init memory"
 """Xen's last words ("Freed ...kB init memory") before domain 0 runs."""
 ENDED = re.compile(rb"\(XEN\) Hardware Dom0 (halted|shutdown|crashed)[^\n]*\n")
 
