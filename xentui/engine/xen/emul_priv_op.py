@@ -1,21 +1,21 @@
 """Privileged instructions that the hypervisor carries out for a PV kernel (Xen: pv/emul-priv-op.c, pv/emul-inv-op.c).
 
-They arrive as #GP(0) with RIP at the instruction. Xen emulates few: control and debug registers, CLTS, RDMSR and
-WRMSR, RDTSC, WBINVD, and CLI and STI, which do *nothing* (what POPF then does cannot be trapped, so a half-hearted
-virtual IF would be worse). Others, HLT and INVLPG among them, stay the guest's own fault: there are hypercalls.
-CPUID, IN and OUT come by hooks of their own (cpuid.py, io_port.py).
+They arrive as #GP(0) with RIP at the instruction. Xen emulates few: IN and OUT, control and debug registers, CLTS,
+RDMSR and WRMSR, RDTSC, WBINVD, and CLI and STI, which do *nothing* (what POPF then does cannot be trapped, so a
+half-hearted virtual IF would be worse). Others, HLT and INVLPG among them, stay the guest's own fault: there are
+hypercalls. CPUID comes by a hook of its own (cpuid.py).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xentui.engine.trace import Instruction, Kind
+from xentui.engine.trace import Instruction as Emulated
+from xentui.engine.trace import Kind
 from xentui.engine.x86.exceptions import X86_EXC_DB, X86_EXC_UD
 from xentui.engine.x86.state import (
     CR0,
     CR4,
-    CS_BASE,
     EF_RF,
     EF_TF,
     EFLAGS,
@@ -28,10 +28,11 @@ from xentui.engine.x86.state import (
     RDX,
     RIP,
 )
-from xentui.engine.xen import cpuid, guest_access, io_port, mm, msr
+from xentui.engine.xen import cpuid, emul_io, guest_access, io_port, mm, msr
 from xentui.engine.xen.abi.errno import ENODEV
 from xentui.engine.xen.debugreg import DR6_SET, DR6_SINGLE_STEP, get_debug_register, set_debug_register
 from xentui.engine.xen.guest_access import GuestFault
+from xentui.engine.xen.instruction import AGAIN, DONE, INJECTED, UNHANDLED, Instruction, fetch
 from xentui.engine.xen.time import guest_tsc
 
 if TYPE_CHECKING:
@@ -46,114 +47,75 @@ CR4_GUEST_MASK = CR4_TSD | 1 << 3
 CR4_VISIBLE_MASK = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10
 """CR4 bits that the guest sees as the hypervisor has set them: PAE, MCE, OSFXSR, OSXMMEXCPT."""
 
-MAX_LENGTH = 15
 FORCED_PREFIX = b"\x0f\x0bxen"
 """ud2a; .ascii "xen": in front of CPUID, makes it trap everywhere (public/arch-x86/xen.h, XEN_EMULATE_PREFIX)."""
 _CPUID = b"\x0f\xa2"
-
-_LEGACY_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
-_UNHANDLED, _DONE, _INJECTED = range(3)
-"""What became of an instruction: the guest gets its #GP, RIP moves on, or another exception was injected."""
-
-
-class Code:
-    """An instruction's bytes and how far they have been read."""
-
-    __slots__ = ("at", "data", "rex", "wide")
-
-    def __init__(self, data: bytes, wide: bool) -> None:
-        self.data = data
-        self.wide = wide
-        """64-bit code."""
-        self.rex = 0
-        self.at = 0
-
-    def byte(self) -> int:
-        """The next byte, or -1 at the end."""
-        at = self.at
-        if at >= len(self.data):
-            return -1
-        self.at = at + 1
-        return self.data[at]
-
-    def opcode(self) -> int:
-        """Skip prefixes; the opcode, with 0x0F00 for those behind an 0F escape; -1 if there is none."""
-        byte = self.byte()
-        while byte in _LEGACY_PREFIXES:
-            byte = self.byte()
-        if self.wide and byte & 0xF0 == 0x40:
-            self.rex = byte
-            byte = self.byte()
-        if byte != 0x0F:
-            return byte
-        second = self.byte()
-        return -1 if second < 0 else 0x0F00 | second
 
 
 # --- the instructions --------------------------------------------------------------------------------------------
 
 
-def _cli_sti(vcpu: Vcpu, code: Code) -> int:
+def _cli_sti(vcpu: Vcpu, code: Instruction) -> int:
     if not io_port.iopl_ok(vcpu):
-        return _UNHANDLED
-    _record(vcpu, Instruction.CLI if code.data[code.at - 1] == 0xFA else Instruction.STI)
-    return _DONE
+        return UNHANDLED
+    _record(vcpu, Emulated.CLI if code.opcode == 0xFA else Emulated.STI)
+    return DONE
 
 
-def _clts(vcpu: Vcpu, _code: Code) -> int:
+def _clts(vcpu: Vcpu, _code: Instruction) -> int:
     from xentui.engine.xen.traps import set_task_switched
 
     if not vcpu.in_kernel:
-        return _UNHANDLED
+        return UNHANDLED
     set_task_switched(vcpu, False)
-    _record(vcpu, Instruction.CLTS)
-    return _DONE
+    _record(vcpu, Emulated.CLTS)
+    return DONE
 
 
-def _wbinvd(vcpu: Vcpu, _code: Code) -> int:
+def _wbinvd(vcpu: Vcpu, _code: Instruction) -> int:
     """Without devices of its own a domain has no caches to write back; kernels time it at start-up."""
     if not vcpu.in_kernel:
-        return _UNHANDLED
-    _record(vcpu, Instruction.WBINVD)
-    return _DONE
+        return UNHANDLED
+    _record(vcpu, Emulated.WBINVD)
+    return DONE
 
 
-def _rdtsc(vcpu: Vcpu, _code: Code) -> int:
+def _rdtsc(vcpu: Vcpu, _code: Instruction) -> int:
     """The virtual counter; user code may read it unless the guest has set CR4.TSD."""
     if vcpu.cr4 & CR4_TSD and not vcpu.in_kernel:
-        return _UNHANDLED
+        return UNHANDLED
     value = guest_tsc(vcpu.hv) & MASK64
     q = vcpu.q
     q[RAX], q[RDX] = value & MASK32, value >> 32
-    _record(vcpu, Instruction.RDTSC, value)
-    return _DONE
+    _record(vcpu, Emulated.RDTSC, value)
+    return DONE
 
 
-def _rdmsr(vcpu: Vcpu, _code: Code) -> int:
+def _rdmsr(vcpu: Vcpu, _code: Instruction) -> int:
     if not vcpu.in_kernel:
-        return _UNHANDLED
+        return UNHANDLED
     q = vcpu.q
     value = msr.read_msr(vcpu, q[RCX] & MASK32)
     if value is None:
-        return _UNHANDLED
+        return UNHANDLED
     q[RAX], q[RDX] = value & MASK32, value >> 32
-    return _DONE
+    return DONE
 
 
-def _wrmsr(vcpu: Vcpu, _code: Code) -> int:
+def _wrmsr(vcpu: Vcpu, _code: Instruction) -> int:
     q = vcpu.q
     value = q[RAX] & MASK32 | (q[RDX] & MASK32) << 32
-    return _DONE if vcpu.in_kernel and msr.write_msr(vcpu, q[RCX] & MASK32, value) else _UNHANDLED
+    return DONE if vcpu.in_kernel and msr.write_msr(vcpu, q[RCX] & MASK32, value) else UNHANDLED
 
 
-def _group7(vcpu: Vcpu, code: Code) -> int:
+def _group7(vcpu: Vcpu, code: Instruction) -> int:
     """0F 01: XSETBV, for which CR4.OSXSAVE is never set; all others are refused."""
     if code.byte() != 0xD1 or not vcpu.in_kernel:
-        return _UNHANDLED
+        return UNHANDLED
     return _undefined(vcpu)
 
 
-def _operands(code: Code) -> tuple[int, int]:
+def _operands(code: Instruction) -> tuple[int, int]:
     """(control or debug register, general register) of the ModRM byte; its mod field does not count. (-1, -1): cut."""
     byte = code.byte()
     if byte < 0:
@@ -161,64 +123,66 @@ def _operands(code: Code) -> tuple[int, int]:
     return byte >> 3 & 7 | (code.rex & 4) << 1, byte & 7 | (code.rex & 1) << 3
 
 
-def _read_cr(vcpu: Vcpu, code: Code) -> int:
+def _read_cr(vcpu: Vcpu, code: Instruction) -> int:
     register, target = _operands(code)
     if not vcpu.in_kernel or register < 0:
-        return _UNHANDLED
+        return UNHANDLED
     value = control_register(vcpu, register)
     if value is None:
-        return _UNHANDLED
+        return UNHANDLED
     vcpu.q[target] = value & (MASK64 if vcpu.width == 64 else MASK32)
-    _record(vcpu, Instruction.READ_CR, value, register)
-    return _DONE
+    _record(vcpu, Emulated.READ_CR, value, register)
+    return DONE
 
 
-def _write_cr(vcpu: Vcpu, code: Code) -> int:
+def _write_cr(vcpu: Vcpu, code: Instruction) -> int:
     register, source = _operands(code)
     if not vcpu.in_kernel or register < 0:
-        return _UNHANDLED
+        return UNHANDLED
     value = vcpu.q[source] & (MASK64 if vcpu.width == 64 else MASK32)
     rip = vcpu.q[RIP]
     if not set_control_register(vcpu, register, value):
-        return _UNHANDLED
-    _record(vcpu, Instruction.WRITE_CR, value, register, rip)
-    return _DONE
+        return UNHANDLED
+    _record(vcpu, Emulated.WRITE_CR, value, register, rip)
+    return DONE
 
 
-def _read_dr(vcpu: Vcpu, code: Code) -> int:
+def _read_dr(vcpu: Vcpu, code: Instruction) -> int:
     register, target = _operands(code)
     if not vcpu.in_kernel or register < 0:
-        return _UNHANDLED
+        return UNHANDLED
     value = get_debug_register(vcpu, register)
     if value is None:
         return _undefined(vcpu)
     vcpu.q[target] = value & (MASK64 if vcpu.width == 64 else MASK32)
-    _record(vcpu, Instruction.READ_DR, value, register)
-    return _DONE
+    _record(vcpu, Emulated.READ_DR, value, register)
+    return DONE
 
 
-def _write_dr(vcpu: Vcpu, code: Code) -> int:
+def _write_dr(vcpu: Vcpu, code: Instruction) -> int:
     register, source = _operands(code)
     if not vcpu.in_kernel or register < 0:
-        return _UNHANDLED
+        return UNHANDLED
     value = vcpu.q[source] & (MASK64 if vcpu.width == 64 else MASK32)
     error = set_debug_register(vcpu, register, value)
     if error == -ENODEV:
         return _undefined(vcpu)
     if error:
-        return _UNHANDLED
-    _record(vcpu, Instruction.WRITE_DR, value, register)
-    return _DONE
+        return UNHANDLED
+    _record(vcpu, Emulated.WRITE_DR, value, register)
+    return DONE
 
 
 def _undefined(vcpu: Vcpu) -> int:
     from xentui.engine.xen import traps
 
     traps.inject(vcpu, X86_EXC_UD)
-    return _INJECTED
+    return INJECTED
 
 
-_HANDLERS: dict[int, Callable[[Vcpu, Code], int]] = {
+_HANDLERS: dict[int, Callable[[Vcpu, Instruction], int]] = {
+    **dict.fromkeys((0x6C, 0x6D, 0x6E, 0x6F), emul_io.string),
+    **dict.fromkeys((0xE4, 0xE5, 0xE6, 0xE7, 0xEC, 0xED, 0xEE, 0xEF), emul_io.in_out),
     0xFA: _cli_sti,
     0xFB: _cli_sti,
     0x0F01: _group7,
@@ -282,35 +246,21 @@ def set_control_register(vcpu: Vcpu, register: int, value: int) -> bool:
 def emulate_privileged_op(vcpu: Vcpu) -> bool:
     """At #GP(0): carry the instruction at RIP out. False: not one that Xen emulates, the #GP is the guest's.
 
-    True: RIP is behind it, or another exception has been injected in its place.
+    True: RIP is behind it (or at it, to go on with it), or another exception has been injected in its place.
     """
-    q = vcpu.q
-    wide = bool(vcpu.i[HFLAGS] & HF_CS64)
-    data = _fetch(vcpu, q[RIP] + q[CS_BASE] & (MASK64 if wide else MASK32))
-    code = Code(data, wide)
-    handler = _HANDLERS.get(code.opcode())
+    code = fetch(vcpu)
+    handler = _HANDLERS.get(code.opcode)
     if handler is None:
         return False
     outcome = handler(vcpu, code)
-    if outcome == _DONE:
-        instruction_done(vcpu, q[RIP] + code.at & (MASK64 if wide else MASK32))
-    return outcome != _UNHANDLED
+    if outcome in (DONE, AGAIN):
+        rip = vcpu.q[RIP] + code.at if outcome == DONE else vcpu.q[RIP]
+        instruction_done(vcpu, rip & (MASK64 if code.wide else MASK32), code.breakpoints)
+    return outcome != UNHANDLED
 
 
-def _fetch(vcpu: Vcpu, address: int) -> bytes:
-    """The bytes of an instruction, 15 or as many as are mapped."""
-    within = min(MAX_LENGTH, 0x1000 - (address & 0xFFF))
-    try:
-        data = guest_access.read(vcpu, address, within)
-        if within < MAX_LENGTH:
-            data += guest_access.read(vcpu, address + within, MAX_LENGTH - within)
-    except GuestFault as fault:
-        return data if fault.address > address else b""
-    return data
-
-
-def instruction_done(vcpu: Vcpu, rip: int) -> None:
-    """Go on at `rip`; if the guest is single-stepping, with its #DB (pv_emul_instruction_done)."""
+def instruction_done(vcpu: Vcpu, rip: int, breakpoints: int = 0) -> None:
+    """Go on at `rip`, with a #DB if the guest is single-stepping or a breakpoint was hit (pv_emul_instruction_done)."""
     from xentui.engine.xen import traps
 
     q = vcpu.q
@@ -319,7 +269,9 @@ def instruction_done(vcpu: Vcpu, rip: int) -> None:
     if flags & EF_RF:
         q[EFLAGS] = flags & ~EF_RF
     if flags & EF_TF:
-        vcpu.debug[6] |= DR6_SINGLE_STEP | DR6_SET
+        breakpoints |= DR6_SINGLE_STEP
+    if breakpoints:
+        vcpu.debug[6] |= breakpoints | DR6_SET
         traps.inject(vcpu, X86_EXC_DB)
 
 

@@ -1,10 +1,8 @@
 """I/O ports as an unprivileged PV guest sees them (Xen: pv/emul-priv-op.c, guest_io_read and guest_io_write).
 
 No device is behind any port: reads give all ones, writes go nowhere. What Xen emulates for every guest is there: the
-interval timer's channel 2, and the index registers of the CMOS clock and of PCI configuration space.
-
-The emulated processor never faults IN and OUT for want of IOPL, and a hook that it calls for them cannot raise one:
-an access without permission also reads all ones and writes nothing, where Xen would give the guest #GP.
+interval timer's channel 2, and the index registers of the CMOS clock and of PCI configuration space. The
+instructions themselves trap (x86/port_trap.py) and are carried out in emul_io.py.
 """
 
 from __future__ import annotations
@@ -12,10 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from xentui.engine.clock import COST_ENTRY
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import ACCESSED, PRESENT, AddressSpace
-from xentui.engine.x86.state import MASK32, RIP
+from xentui.engine.x86.state import RIP
 from xentui.engine.xen.abi.core import VMASST_TYPE_architectural_iopl
 from xentui.engine.xen.guest_access import access_ok
 from xentui.engine.xen.pit import Pit
@@ -85,14 +82,10 @@ def _bitmap_byte(vcpu: Vcpu, offset: int) -> int:
 
 
 def port_in(vcpu: Vcpu, port: int, size: int) -> int:
-    """IN of `size` 1, 2 or 4 bytes: what the guest gets; charged and recorded."""
+    """IN of `size` 1, 2 or 4 bytes: what the guest gets; recorded. The caller has asked `permitted`."""
     hv = vcpu.hv
-    clock = hv.clock
-    clock.charge(COST_ENTRY)
-    now = clock.now()
-    if not permitted(vcpu, port, size):
-        value = (1 << 8 * size) - 1
-    elif size == 1:
+    now = hv.clock.now()
+    if size == 1:
         value = _read_byte(vcpu.domain, port, now)
     elif size == 4 and port == PCI_ADDRESS:
         value = ports_of(vcpu.domain).pci_address
@@ -111,18 +104,15 @@ def _read_byte(domain: Domain, port: int, now: int) -> int:
 
 
 def port_out(vcpu: Vcpu, port: int, size: int, value: int) -> None:
-    """OUT of `size` 1, 2 or 4 bytes; charged and recorded."""
+    """OUT of `size` 1, 2 or 4 bytes; recorded. The caller has asked `permitted`."""
     hv = vcpu.hv
-    clock = hv.clock
-    clock.charge(COST_ENTRY)
-    now = clock.now()
+    now = hv.clock.now()
     value &= (1 << 8 * size) - 1
-    if permitted(vcpu, port, size):
-        if size == 4 and port == PCI_ADDRESS:
-            ports_of(vcpu.domain).pci_address = value & MASK32
-        else:
-            for number in range(size):
-                _write_byte(vcpu.domain, port + number, value >> 8 * number & 0xFF, now)
+    if size == 4 and port == PCI_ADDRESS:
+        ports_of(vcpu.domain).pci_address = value
+    else:
+        for number in range(size):
+            _write_byte(vcpu.domain, port + number, value >> 8 * number & 0xFF, now)
     hv.put(now, vcpu.q[RIP], Kind.IO_PORT, vcpu.id, vcpu.domain.id, port, 1, size, value, 0, 0)
 
 
