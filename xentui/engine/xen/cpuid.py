@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from xentui.engine.clock import COST_ENTRY
 from xentui.engine.trace import Kind
 from xentui.engine.x86.state import MASK32, RAX, RBX, RCX, RDX, RIP
 from xentui.engine.xen.hypervisor import VERSION_MAJOR, VERSION_MINOR
@@ -139,6 +138,4 @@ def do_cpuid(vcpu: Vcpu) -> None:
     leaf, subleaf = q[RAX] & MASK32, q[RCX] & MASK32
     a, b, c, d = query(vcpu, leaf, subleaf)
     q[RAX], q[RBX], q[RCX], q[RDX] = a, b, c, d
-    now = hv.clock.now()
-    hv.clock.charge(COST_ENTRY)
-    hv.put(now, q[RIP], Kind.CPUID, vcpu.id, vcpu.domain.id, leaf, subleaf, a | b << 32, c | d << 32, 0, 0)
+    hv.put(hv.clock.now(), q[RIP], Kind.CPUID, vcpu.id, vcpu.domain.id, leaf, subleaf, a | b << 32, c | d << 32, 0, 0)

@@ -1,7 +1,6 @@
 """A guest's debug registers (Xen: pv/misc-hypercalls.c, set_debugreg).
 
-They are kept in `vcpu.debug` and never reach the emulated processor, whose breakpoints do not fire. Breakpoints on
-I/O ports do: as on Xen, the hypervisor checks them where it emulates IN and OUT (check_guest_io_breakpoint).
+They are kept in `vcpu.debug` and never reach the emulated processor, whose breakpoints do not fire.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ DR7_ACTIVE = 0xFF
 DR7_GENERAL_DETECT = 1 << 13
 
 _IO = 2  # R/W field of a breakpoint: I/O ports
-_LENGTHS = (1, 2, 8, 4)  # of the LEN field
 
 
 def set_debug_register(vcpu: Vcpu, register: int, value: int) -> int:
@@ -58,18 +56,3 @@ def get_debug_register(vcpu: Vcpu, register: int) -> int | None:
     if register > 7 or (register in (4, 5) and vcpu.cr4 & CR4_DE):
         return None
     return vcpu.debug[register + 2 if register in (4, 5) else register]
-
-
-def io_breakpoints(vcpu: Vcpu, port: int, size: int) -> int:
-    """Which of DR0 to DR3, as bits of DR6, watch one of these I/O ports."""
-    control = vcpu.debug[7]
-    if not control & DR7_ACTIVE or not vcpu.cr4 & CR4_DE:
-        return 0
-    match = 0
-    for number in range(4):
-        if control >> 2 * number & 3 and control >> 16 + 4 * number & 3 == _IO:
-            width = _LENGTHS[control >> 18 + 4 * number & 3]
-            start = vcpu.debug[number] & ~(width - 1)
-            if start < port + size and start + width > port:
-                match |= 1 << number
-    return match

@@ -1,9 +1,9 @@
 """Privileged instructions that the hypervisor carries out for a PV kernel (Xen: pv/emul-priv-op.c, pv/emul-inv-op.c).
 
-They arrive as #GP(0) with RIP at the instruction. Xen emulates few: IN and OUT, control and debug registers, CLTS,
-RDMSR and WRMSR, RDTSC, WBINVD, and CLI and STI, which do *nothing* (what POPF then does cannot be trapped, so a
-half-hearted virtual IF would be worse). Others, HLT and INVLPG among them, stay the guest's own fault: there are
-hypercalls. CPUID comes by a hook of its own (cpuid.py).
+They arrive as #GP(0) with RIP at the instruction. Xen emulates few: control and debug registers, CLTS, RDMSR and
+WRMSR, RDTSC, WBINVD, and CLI and STI, which do *nothing* (what POPF then does cannot be trapped, so a half-hearted
+virtual IF would be worse). Others, HLT and INVLPG among them, stay the guest's own fault: there are hypercalls.
+CPUID, IN and OUT come by hooks of their own (cpuid.py, io_port.py).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from xentui.engine.x86.state import (
     RDX,
     RIP,
 )
-from xentui.engine.xen import cpuid, emul_io, guest_access, io_port, mm, msr
+from xentui.engine.xen import cpuid, guest_access, io_port, mm, msr
 from xentui.engine.xen.abi.errno import ENODEV
 from xentui.engine.xen.debugreg import DR6_SET, DR6_SINGLE_STEP, get_debug_register, set_debug_register
 from xentui.engine.xen.guest_access import GuestFault
-from xentui.engine.xen.instruction import AGAIN, DONE, INJECTED, UNHANDLED, Instruction, fetch
+from xentui.engine.xen.instruction import Instruction, fetch
 from xentui.engine.xen.time import guest_tsc
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ CR4_VISIBLE_MASK = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10
 FORCED_PREFIX = b"\x0f\x0bxen"
 """ud2a; .ascii "xen": in front of CPUID, makes it trap everywhere (public/arch-x86/xen.h, XEN_EMULATE_PREFIX)."""
 _CPUID = b"\x0f\xa2"
+
+UNHANDLED, DONE, INJECTED = range(3)
+"""What became of an instruction: the guest gets its #GP; RIP moves on; another exception was injected instead."""
 
 
 # --- the instructions --------------------------------------------------------------------------------------------
@@ -181,8 +184,6 @@ def _undefined(vcpu: Vcpu) -> int:
 
 
 _HANDLERS: dict[int, Callable[[Vcpu, Instruction], int]] = {
-    **dict.fromkeys((0x6C, 0x6D, 0x6E, 0x6F), emul_io.string),
-    **dict.fromkeys((0xE4, 0xE5, 0xE6, 0xE7, 0xEC, 0xED, 0xEE, 0xEF), emul_io.in_out),
     0xFA: _cli_sti,
     0xFB: _cli_sti,
     0x0F01: _group7,
@@ -246,21 +247,20 @@ def set_control_register(vcpu: Vcpu, register: int, value: int) -> bool:
 def emulate_privileged_op(vcpu: Vcpu) -> bool:
     """At #GP(0): carry the instruction at RIP out. False: not one that Xen emulates, the #GP is the guest's.
 
-    True: RIP is behind it (or at it, to go on with it), or another exception has been injected in its place.
+    True: RIP is behind it, or another exception has been injected in its place.
     """
     code = fetch(vcpu)
     handler = _HANDLERS.get(code.opcode)
     if handler is None:
         return False
     outcome = handler(vcpu, code)
-    if outcome in (DONE, AGAIN):
-        rip = vcpu.q[RIP] + code.at if outcome == DONE else vcpu.q[RIP]
-        instruction_done(vcpu, rip & (MASK64 if code.wide else MASK32), code.breakpoints)
+    if outcome == DONE:
+        instruction_done(vcpu, vcpu.q[RIP] + code.at & (MASK64 if code.wide else MASK32))
     return outcome != UNHANDLED
 
 
-def instruction_done(vcpu: Vcpu, rip: int, breakpoints: int = 0) -> None:
-    """Go on at `rip`, with a #DB if the guest is single-stepping or a breakpoint was hit (pv_emul_instruction_done)."""
+def instruction_done(vcpu: Vcpu, rip: int) -> None:
+    """Go on at `rip`; if the guest is single-stepping, with its #DB (pv_emul_instruction_done)."""
     from xentui.engine.xen import traps
 
     q = vcpu.q
@@ -269,9 +269,7 @@ def instruction_done(vcpu: Vcpu, rip: int, breakpoints: int = 0) -> None:
     if flags & EF_RF:
         q[EFLAGS] = flags & ~EF_RF
     if flags & EF_TF:
-        breakpoints |= DR6_SINGLE_STEP
-    if breakpoints:
-        vcpu.debug[6] |= breakpoints | DR6_SET
+        vcpu.debug[6] |= DR6_SINGLE_STEP | DR6_SET
         traps.inject(vcpu, X86_EXC_DB)
 
 

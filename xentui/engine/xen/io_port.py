@@ -1,8 +1,7 @@
 """I/O ports as an unprivileged PV guest sees them (Xen: pv/emul-priv-op.c, guest_io_read and guest_io_write).
 
 No device is behind any port: reads give all ones, writes go nowhere. What Xen emulates for every guest is there: the
-interval timer's channel 2, and the index registers of the CMOS clock and of PCI configuration space. The
-instructions themselves trap (x86/port_trap.py) and are carried out in emul_io.py.
+interval timer's channel 2, and the index registers of the CMOS clock and of PCI configuration space.
 """
 
 from __future__ import annotations
