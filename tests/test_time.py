@@ -114,6 +114,16 @@ def test_a_deadline_in_the_past_fires_at_once() -> None:
     assert queue.run_due(clock.now() + 1000) == 0
 
 
+def test_setting_a_timer_for_ever_takes_no_memory() -> None:
+    clock = ManualClock()
+    queue = time.TimerQueue(clock)
+    for delay in range(5000):
+        queue.set("one", clock.now() + 1_000_000 - delay, int)
+        queue.set("two", clock.now() + 1_000_000 + delay, int)
+    assert len(queue._heap) < 1000
+    assert queue.run_due(clock.now() + 2_000_000) == 2
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.one_of(st.none(), st.integers(1, 50))), max_size=60))
 def test_queue_agrees_with_a_plain_list(steps: list[tuple[int, int | None]]) -> None:

@@ -8,7 +8,7 @@ Timers of all kinds are in one queue, ordered by deadline and then by when they 
 from __future__ import annotations
 
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from xentui.engine.trace import Kind, Timer
@@ -118,6 +118,8 @@ def _end(version: int) -> int:
     return (version + 1) & MASK32
 
 
+_SLACK = 256  # dead entries that the timer heap may hold
+
 # --- timers --------------------------------------------------------------------------------------------------------
 
 
@@ -145,9 +147,18 @@ class TimerQueue:
             return
         self._sequence += 1
         self._set[key] = (self._sequence, fire)
+        if len(self._heap) > 4 * len(self._set) + _SLACK:
+            self._compact()
         heappush(self._heap, (deadline, self._sequence, key))
         if self._heap[0][1] == self._sequence:
             self.reprogram(deadline)
+
+    def _compact(self) -> None:
+        """Drop what was set anew or cancelled, lest a guest that sets one timer for ever fills the heap."""
+        armed = self._set
+        live = [entry for entry in self._heap if entry[2] in armed and armed[entry[2]][0] == entry[1]]
+        heapify(live)
+        self._heap = live
 
     def cancel(self, key: Hashable) -> None:
         """Stop a timer, if it is set."""
