@@ -67,11 +67,12 @@ def here(pace: str, arguments: list[str], *, until: str | None = None) -> Lines:
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
         ) as process:
             assert process.stdout is not None and process.stderr is not None
-            rest = b""
+            rest, moment = b"", 0.0
             while chunk := os.read(process.stdout.fileno(), 65536):
                 moment = time.perf_counter() - start
                 *whole, rest = (rest + chunk).split(b"\n")
                 lines += [(line.decode(errors="replace").rstrip("\r"), moment) for line in whole]
+            lines += [(rest.decode(errors="replace"), moment)] if rest else []
             words = process.stderr.read().decode(errors="replace")
         if process.returncode:
             raise RuntimeError(f"{' '.join(arguments)}: exit status {process.returncode}: {words.strip()}")
@@ -98,7 +99,9 @@ def operations(lines: Lines) -> dict[str, float]:
 
 def first_line(lines: Lines) -> float:
     """Seconds to the first line of the guest."""
-    return next(moment for line, moment in lines if line.startswith("Hello from"))
+    if not lines or not lines[0][0].startswith("Hello from"):
+        raise RuntimeError(f"hello64 did not say hello: {lines[:1]}")
+    return lines[0][1]
 
 
 def add(results: Results, figures: dict[str, float]) -> None:
@@ -135,7 +138,10 @@ def measure_linux(results: dict[str, Results], runs: int, options: str) -> None:
     from tests.real_xen import run_on_xen
 
     def reached(lines: Lines) -> dict[str, float]:
-        return {LINUX: next(moment for line, moment in lines if REACHED in line)}
+        for line, moment in lines:
+            if REACHED in line:
+                return {LINUX: moment}
+        raise RuntimeError("Linux did not reach /init:\n" + "\n".join(line for line, _ in lines[-5:]))
 
     kernel = fetch_kernels().linux
     with tempfile.TemporaryDirectory() as folder:
