@@ -40,6 +40,7 @@ from xentui.engine.x86.state import (
     OLD_EXCEPTION,
     RIP,
     TLB_WINDOW_BEGIN,
+    TLB_WINDOW_STEP,
     UC_CPU,
     UC_NO_EXIT_REQUEST,
     State,
@@ -51,6 +52,7 @@ EFER_VALUE = 0x0000_0D01  # NXE LMA LME SCE
 NO_ADDRESS = 0x8000_0000_0000_0001  # not canonical: an "until" that no guest reaches
 _MSR_EFER = 0xC000_0080
 _FAR_FUTURE = 1 << 62
+_WINDOW_STEP = TLB_WINDOW_STEP // 8
 _HOUR = 3_600_000_000_000
 
 # mov edx,edx; mov [rcx+16],rsi; mov [rcx+24],rdx; sub [rcx],rdx; js +1; ret; jmp [rcx+8]
@@ -103,14 +105,8 @@ class Processor:
         env = self._cpu + CPU_ENV
         self.state = State.at(env)
         self._env = env
-        self._tlb_windows = tuple(
-            ctypes.c_int64.from_address(env + offset) for offset in TLB_WINDOW_BEGIN
-        )
-        for window in self._tlb_windows:
-            if abs(window.value - time.time_ns()) > _HOUR:
-                raise uc.UnicornMismatchError(
-                    f"Unicorn's TLB is not where this engine expects it; install it with: pip install unicorn=={uc.VERSION}"
-                )
+        self._tlb_windows = self._find_tlb_windows(env)
+        self._flushes = 0
         self._set_control_registers()
         self.vcpu: object | None = None
         """Whose state is loaded; the processor only carries it."""
@@ -125,6 +121,18 @@ class Processor:
         """The state at reset, from which every vCPU's first one is made."""
 
     # --- set-up ------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _find_tlb_windows(env: int) -> memoryview:
+        """The words from the first MMU mode's `window_begin_ns` on; each must hold the moment of creation."""
+        count = 2 * _WINDOW_STEP + 1
+        words = memoryview((ctypes.c_int64 * count).from_address(env + TLB_WINDOW_BEGIN)).cast("B").cast("q")
+        now = time.time_ns()
+        if any(abs(words[mode * _WINDOW_STEP] - now) > _HOUR for mode in range(3)):
+            raise uc.UnicornMismatchError(
+                f"Unicorn's TLB is not where this engine expects it; install it with: pip install unicorn=={uc.VERSION}"
+            )
+        return words
 
     def _set_control_registers(self) -> None:
         class Msr(ctypes.Structure):
@@ -336,7 +344,14 @@ class Processor:
         uc.tb_flush(self._cpu)
 
     def _pin_tlb_windows(self) -> None:
-        """Keep the emulator's TLB from shrinking by the host's clock (QEMU's cputlb.c, tlb_mmu_resize_locked): its
-        size decides when a translation is fetched again, and so when a guest sees an accessed bit return."""
-        for window in self._tlb_windows:
-            window.value = _FAR_FUTURE
+        """Let the emulator's TLB change its size by the number of flushes, never by the host's clock.
+
+        Its size decides when a translation is fetched again, and so when a guest sees an accessed bit return. QEMU
+        (cputlb.c, tlb_mmu_resize_locked) lets it shrink at a flush when a window of 100 ms is over: here the window
+        is over at every 64th flush, and otherwise far from it. Without shrinking at all, one busy moment would make
+        every later flush slow.
+        """
+        self._flushes = flushes = self._flushes + 1
+        begin = _FAR_FUTURE if flushes & 63 else 0
+        windows = self._tlb_windows
+        windows[0] = windows[_WINDOW_STEP] = windows[2 * _WINDOW_STEP] = begin

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from xentui.engine.x86.paging import ACCESSED, DIRTY, ENTRIES, PAGE_SHIFT, PRESENT, RW, USER
+from xentui.engine.x86.paging import ACCESSED, DIRTY, ENTRIES, NX, PAGE_SHIFT, PRESENT, RW, USER
 
 L1_PROT = PRESENT | RW | ACCESSED
 UPPER_PROT = PRESENT | RW | ACCESSED | DIRTY | USER
@@ -65,21 +65,37 @@ class BootTables:
             self.table_pfn[table] = pfn + number
         self.mappings.append(mapping)
 
-    def write(self, ram64: memoryview, p2m: list[int]) -> None:
-        """Fill every table. Frames that hold page tables are mapped read-only, all others writable."""
+    def write(self, ram64: memoryview, p2m: list[int], code: bytearray) -> set[int]:
+        """Fill every table. Frames that hold page tables are mapped read-only, all others writable.
+
+        Frames that are not marked in `code` are mapped NX, which the toolstack does not do: the emulated processor stores
+        ten times slower into pages that may hold code. The hypervisor takes NX off at the first fetch
+        (traps.py, page_fault); the result is the `ram64` indices of all entries that have it.
+        """
         tables = frozenset(self.table_pfn.values())
+        lazy: set[int] = set()
         for (level, base), pfn in self.table_pfn.items():
             index = p2m[pfn] << 9
             if level == 1:
-                self._write_l1(ram64, index, base, p2m, tables)
+                self._write_l1(ram64, index, base, p2m, tables, code, lazy)
                 continue
             step = 1 << _shift(level)
             for entry in range(ENTRIES):
                 child = self.table_pfn.get((level - 1, base + entry * step))
                 if child is not None:
                     ram64[index + entry] = p2m[child] << PAGE_SHIFT | UPPER_PROT
+        return lazy
 
-    def _write_l1(self, ram64: memoryview, index: int, base: int, p2m: list[int], tables: frozenset[int]) -> None:
+    def _write_l1(
+        self,
+        ram64: memoryview,
+        index: int,
+        base: int,
+        p2m: list[int],
+        tables: frozenset[int],
+        code: bytearray,
+        lazy: set[int],
+    ) -> None:
         for mapping in self.mappings:
             first, last = max(base, mapping.start), min(base + (ENTRIES << PAGE_SHIFT) - 1, mapping.end)
             if first > last:
@@ -88,5 +104,8 @@ class BootTables:
             at = index + (first - base >> PAGE_SHIFT)
             for number in range(pfn, pfn + (last - first >> PAGE_SHIFT) + 1):
                 prot = L1_PROT & ~RW if number in tables else L1_PROT
+                if not code[number]:
+                    prot |= NX
+                    lazy.add(at)
                 ram64[at] = p2m[number] << PAGE_SHIFT | prot
                 at += 1

@@ -135,7 +135,7 @@ class DomainBuilder:
         if image.init_p2m is not None:
             p2m_pfn = self._place_p2m(image.init_p2m, p2m_bytes)
         self._write_p2m(p2m_pfn)
-        self.tables.write(self.hv.ram64, self.p2m)
+        domain.lazy_nx = self.tables.write(self.hv.ram64, self.p2m, self._code())
         self._share(vcpus)
         self._write_start_info(start_info, p2m_address, p2m_pfn, p2m_bytes, table_pfn, cmdline)
         if image.hypercall_page is not None:
@@ -182,6 +182,19 @@ class DomainBuilder:
     def _load_kernel(self) -> None:
         for segment in self.image.segments:
             self._write(segment.vaddr, segment.data)
+
+    def _code(self) -> bytearray:
+        """For each pseudo-physical frame: may it hold code? Non-zero pages of the image's executable segments."""
+        code = bytearray(len(self.p2m))
+        base, zero = self.image.virt_base, bytes(PAGE_SIZE)
+        for segment in self.image.segments:
+            if segment.executable:
+                first, within = divmod(segment.vaddr - base, PAGE_SIZE)
+                data = memoryview(segment.data)
+                for number, start in enumerate(range(-within, len(data), PAGE_SIZE), first):
+                    part = data[max(0, start) : start + PAGE_SIZE]
+                    code[number] |= part != zero[: len(part)]
+        return code
 
     @staticmethod
     def _unpack(ramdisk: bytes | None) -> bytes | None:

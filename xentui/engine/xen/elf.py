@@ -17,7 +17,7 @@ from . import kernel_file
 from .abi import elfnote, features
 from .abi.arch_x86 import HYPERVISOR_COMPAT_VIRT_START
 from .bsd_symtab import bsd_symbol_segment
-from .elf_format import PF_RWX, PT_LOAD, PT_NOTE, SHT_NOTE, ElfFile, ElfNote, ImageError, SymbolTable
+from .elf_format import PF_RWX, PF_X, PT_LOAD, PT_NOTE, SHT_NOTE, ElfFile, ElfNote, ImageError, SymbolTable
 
 __all__ = ["ImageError", "KernelImage", "Note", "Segment", "load_image"]
 
@@ -52,6 +52,8 @@ class Segment(NamedTuple):
     paddr: int
     memory_size: int
     data: bytes | memoryview
+    executable: bool
+    """The program header's X flag."""
 
 
 class Note(NamedTuple):
@@ -299,7 +301,7 @@ def _lay_out(
         symbols = bsd_symbol_segment(elf, kend - virt_offset)
         if symbols is not None:
             paddr, data = symbols
-            segments = (*segments, Segment((paddr + virt_offset) % ADDRESSES, paddr, len(data), data))
+            segments = (*segments, Segment((paddr + virt_offset) % ADDRESSES, paddr, len(data), data, False))
             kend = (paddr + len(data) + virt_offset) % ADDRESSES
     entry = numbers.get("ENTRY", elf.entry)
     p2m = numbers.get("INIT_P2M")
@@ -354,7 +356,7 @@ def _segments(elf: ElfFile, virt_offset: int) -> tuple[tuple[Segment, ...], int,
             raise elf.error("corrupt: a segment reaches beyond the address space", where)
         data = elf.slice(header.offset, header.file_size, f"the segment of {where}")
         vaddr = (header.paddr + virt_offset) % ADDRESSES
-        segments.append(Segment(vaddr, header.paddr, header.memory_size, data))
+        segments.append(Segment(vaddr, header.paddr, header.memory_size, data, bool(header.flags & PF_X)))
     segments.sort(key=lambda segment: segment.paddr)
     for low, high in pairwise(segments):
         if low.paddr + low.memory_size > high.paddr and high.memory_size:

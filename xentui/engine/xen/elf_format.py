@@ -15,7 +15,7 @@ PT_LOAD, PT_NOTE = 1, 4
 SHT_SYMTAB, SHT_STRTAB, SHT_NOTE, SHT_NOBITS = 2, 3, 7, 8
 ET_EXEC = 2
 EM_386, EM_X86_64 = 3, 62
-PF_RWX = 7
+PF_X, PF_RWX = 1, 7
 MAX_NOTES = 65536
 """As libelf's ELF_MAX_TOTAL_NOTE_COUNT: more notes than this are no kernel's."""
 MAX_SYMBOL_NAME = 1024

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from xentui.engine.trace import Kind, rings
 from xentui.engine.x86.exceptions import HAS_ERROR_CODE, X86_EXC_DB, X86_EXC_GP, X86_EXC_NM, X86_EXC_PF, X86_EXC_UD
+from xentui.engine.x86.paging import NX, PRESENT, RW
 from xentui.engine.x86.state import CR0, CR2, EF_TF, ERROR_CODE, EXCEPTION_IS_INT, HF_TS, HFLAGS, MASK32, RIP
 from xentui.engine.xen import callback, descriptor_tables, emul_priv_op, ro_page_fault
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import Vcpu
 
-PF_PRESENT, PF_WRITE, PF_USER = 1, 2, 4
+PF_PRESENT, PF_WRITE, PF_USER, PF_FETCH = 1, 2, 4, 16
 SELECTOR_IN_IDT = 2
 _PERDOMAIN_START, _PERDOMAIN_END = 0xFFFF_8200_0000_0000, 0xFFFF_8280_0000_0000
 _CR0_TS = 8
@@ -75,7 +76,27 @@ def page_fault(vcpu: Vcpu) -> None:
         and ro_page_fault.emulate(vcpu, address, error_code)
     ):
         return
+    elif error_code & (PF_PRESENT | PF_FETCH) == PF_PRESENT | PF_FETCH and _allow_fetch(vcpu, address):
+        return
     inject_page_fault(vcpu, address, error_code)
+
+
+def _allow_fetch(vcpu: Vcpu, address: int) -> bool:
+    """An instruction fetch from a page that the domain builder mapped NX (boot_tables.py): allow it from now on.
+
+    Not if the guest has changed the entry's frame or rights meanwhile.
+    """
+    lazy = vcpu.domain.lazy_nx
+    index = vcpu.space.entry_at(address) if lazy else -1
+    if index not in lazy:
+        return False
+    lazy.discard(index)
+    entry = vcpu.space.ram64[index]
+    if entry & (NX | PRESENT | RW) != NX | PRESENT | RW:
+        return False
+    vcpu.space.ram64[index] = entry & ~NX
+    vcpu.flush_page(address)
+    return True
 
 
 def general_protection(vcpu: Vcpu) -> None:
