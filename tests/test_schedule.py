@@ -16,7 +16,7 @@ from xentui.engine.xen.domain import BLOCKED, OFFLINE, RUNNABLE, RUNNING, Vcpu
 from xentui.engine.xen.event_2l import TwoLevel
 from xentui.engine.xen.sched.credit import SLICE, Credit
 from xentui.engine.xen.schedule import do_sched_op, do_sched_op_compat
-from xentui.engine.xen.vcpu_op import do_vcpu_op
+from xentui.engine.xen.vcpu_op import do_vcpu_op, release
 
 BOTH = pytest.mark.parametrize("width", [32, 64])
 EPERM, ENOENT, ESRCH, EFAULT, EEXIST, EINVAL, ENOSPC, ENOSYS, ENXIO = 1, 2, 3, 14, 17, 22, 28, 38, 6
@@ -260,6 +260,27 @@ def test_register_vcpu_info(width: int) -> None:
     assert guest.get(1, (pfn << 12) + 128) == b"\1"
     guest.domain.vcpus[1].online = True
     assert register(guest.guest.p2m[52], 0, 1) == -EINVAL, "not while another one runs"
+
+
+@BOTH
+def test_release_gives_everything_back(width: int) -> None:
+    world = World(width, 64)
+    guest, peer = world.guests
+    frames = guest.hv.frames
+    before = frames.type_count.tolist(), frames.ref_count.tolist()
+    mfn = guest.guest.p2m[50]
+    assert vcpu_op(guest, vcpu_abi.VCPUOP_register_vcpu_info, 0, struct.pack("<QII", mfn, 0, 0)) == 0
+    offered = guest.domain.events.alloc_unbound_for(2)
+    port = peer.domain.events.bind_interdomain(1, offered)
+    sched(guest, abi.SCHEDOP_watchdog, "II", 0, 10)
+    world.hv.timers.set_singleshot(guest.vcpu, world.clock.now() + 5)
+    poll(guest, [], world.clock.now() + 50)
+    guest.domain.dying = True
+    release(guest.domain)
+    assert (frames.type_count.tolist(), frames.ref_count.tolist()) == before
+    assert world.hv.timers.next_deadline() is None
+    assert guest.domain.events.used() == []
+    assert peer.domain.events.send(peer.vcpu, port) == 0, "the other end is unbound"
 
 
 @BOTH

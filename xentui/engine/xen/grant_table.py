@@ -34,6 +34,9 @@ INITIAL_FRAMES = 1
 MAX_FRAMES = 64
 """The toolstack's `max_grant_frames` where the configuration gives none."""
 
+COST_OPERATION = 50
+"""Nanoseconds for one operation of an array."""
+
 CONTROL_DOMAIN = 0
 _COMMAND_MASK = 0xFFF  # above it Xen keeps where a long operation goes on
 
@@ -338,9 +341,6 @@ def do_grant_table_op(vcpu: Vcpu, cmd: int, uop: int, count: int, _d: int) -> in
         vcpu.hv.clock.charge(COST_OPERATION)
     return 0
 
-
-COST_OPERATION = 50
-"""Nanoseconds for one operation of an array."""
 
 _SINGLE: dict[int, Callable[[Vcpu, int, int], int]] = {
     abi.GNTTABOP_setup_table: _setup_table,

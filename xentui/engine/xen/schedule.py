@@ -278,6 +278,12 @@ def _watchdog(vcpu: Vcpu, arg: int) -> int:
 _WATCHDOG = "watchdog"
 
 
+def stop_watchdogs(domain: Domain) -> None:
+    """Nobody watches the domain any more."""
+    for number in range(1, WATCHDOGS + 1):
+        domain.hv.timers.cancel((_WATCHDOG, domain, number))
+
+
 def _watchdog_expired(domain: Domain) -> None:
     if not domain.dying:
         domain.hv.log(f"Watchdog timer fired for domain {domain.id}")

@@ -20,14 +20,14 @@ from xentui.engine.xen.abi.sched import SHUTDOWN_poweroff
 from xentui.engine.xen.domain import NO_FRAME
 from xentui.engine.xen.event_2l import mark_events_pending
 from xentui.engine.xen.page import WRITABLE
-from xentui.engine.xen.page_type import get_page_and_type
+from xentui.engine.xen.page_type import get_page_and_type, put_page_and_type
 from xentui.engine.xen.vcpu_context import arch_set_info_guest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xentui.engine.xen.abi.layout import Layout
-    from xentui.engine.xen.domain import Vcpu
+    from xentui.engine.xen.domain import Domain, Vcpu
 
 MIN_PERIOD = time.MILLISECOND
 MAX_PERIOD = ((1 << 64) - 1) >> 2
@@ -174,6 +174,26 @@ def map_vcpu_info(vcpu: Vcpu, target: Vcpu, mfn: int, offset: int) -> int:
         mark_events_pending(target, 0)
     time.update_time(target)
     return 0
+
+
+def unmap_vcpu_info(vcpu: Vcpu) -> None:
+    """Give the guest's frame back that holds the vCPU's vcpu_info, which is a dummy from then on."""
+    if vcpu.info_frame not in (NO_FRAME, vcpu.domain.shared_info_frame):
+        put_page_and_type(vcpu.domain, vcpu.info_frame)
+    vcpu.info = memoryview(bytearray(_layout(vcpu).VCPU_INFO_SIZE))
+    vcpu.info_frame, vcpu.info_offset = NO_FRAME, 0
+
+
+def release(domain: Domain) -> None:
+    """The domain is being destroyed: close its ports, stop its timers, give the frames of its vCPUs' records back.
+
+    Call it while the domain still has its memory; its memory can then be freed.
+    """
+    domain.events.destroy()
+    schedule.stop_watchdogs(domain)
+    for vcpu in domain.vcpus:
+        domain.hv.timers.forget(vcpu)
+        unmap_vcpu_info(vcpu)
 
 
 # --- timers --------------------------------------------------------------------------------------------------------
