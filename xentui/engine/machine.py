@@ -19,9 +19,9 @@ from xentui.engine.dom0.toolstack import Toolstack
 from xentui.engine.trace import Flush, Kind, TraceRing, runner
 from xentui.engine.x86 import selftest
 from xentui.engine.x86.cpu import Processor, ProcessorError
-from xentui.engine.xen import schedule, time
+from xentui.engine.xen import descriptor_tables, failsafe, schedule, time
 from xentui.engine.xen.domain import RUNNING, Domain, Vcpu
-from xentui.engine.xen.domain_builder import build_slots
+from xentui.engine.xen.domain_builder import build_slots, first_state
 from xentui.engine.xen.entry import Entry
 from xentui.engine.xen.hypervisor import Hypervisor
 from xentui.engine.xen.page import FrameTable
@@ -200,10 +200,16 @@ class Machine:
             if isinstance(previous, Vcpu):
                 previous.saved = processor.state.save()
                 source = runner(previous.domain.id, previous.id)
-            assert vcpu.saved is not None
+            loadable = True
+            if vcpu.boot_registers:
+                vcpu.saved, loadable = first_state(vcpu)
             processor.state.load(vcpu.saved)
             processor.vcpu = self.entry.vcpu = vcpu
+            descriptor_tables.load_ldt(vcpu)
             processor.flush_tlb()
+            if not loadable:
+                failsafe.bounce(vcpu, vcpu.boot_registers["cs"], vcpu.boot_registers["ss"])
+            vcpu.boot_registers = {}
             self.clock.charge(COST_CONTEXT_SWITCH)
             self.hv.put(
                 now, 0, Kind.SCHEDULE, vcpu.id, vcpu.domain.id, 0,

@@ -11,7 +11,7 @@ from xentui.engine.dom0.xenstore_domain import introduce_domain, remove_domain
 from xentui.engine.dom0.xenstore_ring import XenstoreConnection
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import PAGE_SIZE
-from xentui.engine.xen import mm, time
+from xentui.engine.xen import mm, time, vcpu_op
 from xentui.engine.xen.abi import sched as sched_abi
 from xentui.engine.xen.domain import Domain, Vcpu
 from xentui.engine.xen.domain_builder import DomainBuilder
@@ -104,6 +104,8 @@ class Toolstack:
             console_port=domain.console_port,
             console_mfn=domain.console_frame,
         )
+        domain.grants.seed(0, 0, domain.console_frame)  # reserved references, as libxl makes them
+        domain.grants.seed(1, 0, domain.store_frame)
         events = domain.events
         console = ConsoleBackend(self._page(domain.console_frame), lambda: events.notify_guest(domain.console_port))
         console.on_output = lambda data: self.on_output(domain, data)
@@ -156,6 +158,7 @@ class Toolstack:
         service.store.close()
         remove_domain(self.store, domain.id)
         self.machine.unload(domain)
+        vcpu_op.release(domain)
         self._free(domain)
         del hv.domains[domain.id]
         hv.put(hv.clock.now(), 0, Kind.DOMAIN_DESTROY, 0, domain.id, 0, pages, 0, 0, 0, 0)

@@ -35,7 +35,6 @@ from xentui.engine.x86.state import (
     EFLAGS,
     EXCEPTION_IS_INT,
     MASK32,
-    MASK64,
     NO_EXCEPTION,
     OLD_EXCEPTION,
     RIP,
@@ -298,12 +297,17 @@ class Processor:
         uc.uc_emu_stop(self.handle)
 
     def settle(self) -> None:
-        """At a trap: give the bytes of the current block behind RIP back to the budget; they were not executed."""
+        """At a trap: give the bytes of the current block behind RIP back to the budget; they were not executed.
+
+        RIP lies elsewhere where a block ran to its end and the fetch of the next one faulted.
+        """
         budget = self.budget
         size = budget[3]
         if size:
-            q = self.state.q
-            budget[0] += self._block[2] + size - ((q[RIP] + q[CS_BASE]) & MASK64)
+            q, block = self.state.q, self._block[2]
+            undone = block + size - (q[RIP] + q[CS_BASE])
+            if 0 <= undone <= size:
+                budget[0] += undone
             budget[3] = 0
 
     # --- registers ---------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from xentui.engine.x86.exceptions import X86_EXC_NMI
 from xentui.engine.x86.state import (
     CS,
     EF_AC,
@@ -248,7 +249,7 @@ def _register(vcpu: Vcpu, kind: int, selector: int, address: int, flags: int) ->
     elif kind == cb.CALLBACKTYPE_sysenter:
         vcpu.sysenter_callback = (selector, address)
     elif kind == cb.CALLBACKTYPE_nmi:
-        vcpu.nmi_callback = address
+        vcpu.traps[X86_EXC_NMI] = TrapHandler(address, selector or FLAT_KERNEL_CS64, 0, True) if address else None
     else:
         return -ENOSYS
     return 0

@@ -39,7 +39,7 @@ def do_console_io(vcpu: Vcpu, cmd: int, count: int, buffer: int, _d: int) -> int
 
 
 def _gather(domain: Domain, text: bytes) -> None:
-    line: bytearray = vars(domain).setdefault("console_io_line", bytearray())
+    line = domain.console_io_line
     for byte in text:
         if byte in _PRINTABLE:
             line.append(byte)

@@ -506,26 +506,20 @@ def enter_ring1(vcpu: Vcpu, cs: int, ss: int) -> bool:
     return _load_both(vcpu, cs, ss, cs & 3)
 
 
-def return_to_ring3(vcpu: Vcpu, cs: int, ss: int) -> bool:
-    """Segments for a return to ring 3. A bad one ends in the guest's failsafe callback, and the result is False."""
-    if _load_both(vcpu, cs, ss, 3):
-        return True
-    _failsafe(vcpu, cs, ss)
-    return False
+def return_to_ring3(vcpu: Vcpu, cs: int, ss: int) -> None:
+    """Segments for a return to ring 3. A bad one becomes an exception of the guest's (traps.return_fault)."""
+    if not _load_both(vcpu, cs, ss, 3):
+        from xentui.engine.xen import traps
+
+        traps.return_fault(vcpu, cs, ss)
 
 
-def return_to_ring1(vcpu: Vcpu, cs: int) -> bool:
+def return_to_ring1(vcpu: Vcpu, cs: int) -> None:
     """The code segment for a 32-bit guest's return within its kernel; the stack stays. A bad one: as above."""
-    if vcpu.i[CS] == cs or load_code_segment(vcpu, cs, 1):
-        return True
-    _failsafe(vcpu, cs, vcpu.i[SS])
-    return False
+    if vcpu.i[CS] != cs and not load_code_segment(vcpu, cs, 1):
+        from xentui.engine.xen import traps
 
-
-def _failsafe(vcpu: Vcpu, cs: int, ss: int) -> None:
-    from xentui.engine.xen import failsafe
-
-    failsafe.bounce(vcpu, cs, ss)
+        traps.return_fault(vcpu, cs, vcpu.i[SS])
 
 
 def load_user_gs(vcpu: Vcpu, selector: int) -> int:

@@ -52,7 +52,7 @@ class Vcpu:
         self.q, self.i = processor.state.q, processor.state.i
         self.ram = domain.hv.ram
         self.space = AddressSpace(domain.hv.ram64)
-        self.saved: bytes | None = None
+        self.saved: bytes = processor.reset_state
         """The processor's state while another vCPU has the processor."""
 
         # where it is and what it runs on
@@ -78,7 +78,6 @@ class Vcpu:
         self.syscall_masks_events = False
         self.syscall32_callback = (0, 0)
         self.sysenter_callback = (0, 0)
-        self.nmi_callback = 0
         self.iopl = 0
         self.io_bitmap, self.io_bitmap_ports = 0, 0
         self.gdt_frames: list[int] = []
@@ -101,7 +100,9 @@ class Vcpu:
         self.time_area = 0
         self.poll_ports: tuple[int, ...] | None = None
         self.virq_ports: dict[int, int] = {}
-        self.time_version = 0
+        self.nmi_pending = self.in_nmi = False
+        self.boot_registers: dict[str, int] = {}
+        """What VCPUOP_initialise gave it, until it first runs; 64-bit names (`rax`, `rip`, `cs`, `fs_base`)."""
 
     @property
     def name(self) -> str:
@@ -169,10 +170,15 @@ class Domain:
         self.store_frame, self.store_port = NO_FRAME, 0
         self.shutdown_code: int | None = None
         """SHUTDOWN_* once it has shut down."""
+        self.announced_shutdown_code: int | None = None
+        """The reason that the domain gave in advance (SCHEDOP_shutdown_code); it counts before all later ones."""
         self.crash_reason = ""
+        self.console_io_line = bytearray()
+        """What it has written by CONSOLEIO_write of a line not ended yet."""
         self.paused = 0
         self.dying = False
         self.wall_clock_offset = 0
+        """Nanoseconds by which its wall clock is ahead of the machine's."""
         self.unimplemented: dict[int, int] = {}
         """Hypercall number to how often it got -ENOSYS."""
         self.on_shutdown: Callable[[Domain], None] | None = None

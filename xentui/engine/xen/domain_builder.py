@@ -16,13 +16,13 @@ from xentui.engine.x86 import segmentation
 from xentui.engine.x86 import state as s
 from xentui.engine.x86.paging import ACCESSED, DIRTY, NX, PAGE_SHIFT, PAGE_SIZE, PRESENT, RW, USER
 from xentui.engine.x86.state import State
-from xentui.engine.xen import hypercall, mm
+from xentui.engine.xen import descriptor_tables, hypercall, mm
 from xentui.engine.xen.abi import core
 from xentui.engine.xen.abi.arch_x86 import XEN_LEGACY_MAX_VCPUS
 from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
 from xentui.engine.xen.boot_tables import BootTables
-from xentui.engine.xen.domain import BLOCKED, RUNNABLE, Domain, Vcpu
+from xentui.engine.xen.domain import OFFLINE, RUNNABLE, Domain, Vcpu
 from xentui.engine.xen.elf import ImageError
 from xentui.engine.xen.event_channel import EventChannels
 from xentui.engine.xen.grant_table import GrantTable
@@ -296,7 +296,6 @@ class DomainBuilder:
             vcpu.info_frame = frame
             vcpu.info_offset = layout.SHARED_INFO_vcpu_info + number * size
             vcpu.info = domain.shared_info[vcpu.info_offset : vcpu.info_offset + size]
-            vcpu.saved = self.processor.reset_state
             domain.vcpus.append(vcpu)
         domain.events = EventChannels(domain)
         domain.grants = GrantTable(domain)
@@ -366,7 +365,44 @@ class DomainBuilder:
         vcpu.online = True
         vcpu.runstate = RUNNABLE
         for other in domain.vcpus[1:]:
-            other.runstate = BLOCKED
+            other.runstate = OFFLINE
+
+
+_GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)))
+
+
+def first_state(vcpu: Vcpu) -> tuple[bytes, bool]:
+    """The processor's state with which a vCPU begins that VCPUOP_initialise has described (`boot_registers`).
+
+    The second value is False if a selector names nothing: real Xen finds that when it first loads the segments, and
+    calls the guest's failsafe callback.
+    """
+    good = True
+    registers = vcpu.boot_registers
+    state = State.of(vcpu.processor.reset_state)
+    for index, name in enumerate(_GENERAL):
+        state.q[index] = registers.get(name, 0)
+    state.q[s.RIP] = registers["rip"]
+    set_flat_segments(state, vcpu.width)
+    set_window(vcpu, state)
+    for register, name in ((s.DS, "ds"), (s.ES, "es"), (s.FS, "fs"), (s.GS, "gs"), (s.CS, "cs"), (s.SS, "ss")):
+        selector = registers[name]
+        found = descriptor_tables.segment(vcpu, selector)
+        if found is not None:
+            segmentation.load_segment(state, register, selector, *found)
+        elif register not in (s.CS, s.SS):
+            segmentation.load_segment(state, register, 0, 0, 0, 0)
+            good = good and selector < 4
+        else:
+            good = False
+    if vcpu.width == 64:
+        state.q[s.FS_BASE], state.q[s.GS_BASE] = registers["fs_base"], registers["gs_base"]
+    flags = registers["rflags"]
+    state.q[s.CC_SRC] = flags & s.EF_CONDITIONS
+    state.i[s.DF] = s.MASK32 if flags & s.EF_DF else 1
+    state.q[s.EFLAGS] = flags & 0x3F_7FD7 & ~(s.EF_CONDITIONS | s.EF_DF | s.EF_IOPL | s.EF_VM) | s.EF_IF | s.EF_FIXED
+    state.q[s.CR3] = vcpu.space.root
+    return state.save(), good
 
 
 def root_of(vcpu: Vcpu) -> int:

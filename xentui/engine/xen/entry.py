@@ -222,6 +222,8 @@ class Entry:
     def leave(self, vcpu: Vcpu) -> None:
         """The last thing before guest code runs: an upcall, if events are pending and not masked (test_all_events)."""
         info = vcpu.info
+        if vcpu.nmi_pending and not vcpu.in_nmi and vcpu.domain.runnable:
+            traps.nmi(vcpu)
         if info[0] and not info[1] and vcpu.domain.runnable:
             self.upcall(vcpu)
 

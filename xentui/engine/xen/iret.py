@@ -56,6 +56,7 @@ def _iret64(vcpu: Vcpu) -> int:
     q[RCX], q[R11], q[RIP], q[RSP] = rcx, r11, rip, rsp
     vcpu.processor.write_flags(flags & 0x3F7FD7 & ~(EF_IOPL | EF_VM) | EF_IF)
     vcpu.info[1] = 0 if flags & EF_IF else 1
+    vcpu.in_nmi = False
     descriptor_tables.return_to_ring3(vcpu, cs & 0xFFFF | 3, ss & 0xFFFF | 3)
     return rax
 
@@ -81,6 +82,7 @@ def _iret32(vcpu: Vcpu) -> int:
     q[RIP], q[RSP] = eip, rsp
     vcpu.processor.write_flags(flags & 0x3F7FD7 & ~EF_IOPL | EF_IF)
     vcpu.info[1] = 0 if flags & EF_IF else 1
+    vcpu.in_nmi = False
     if ss is None:
         descriptor_tables.return_to_ring1(vcpu, cs)
     else:

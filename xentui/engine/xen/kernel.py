@@ -149,7 +149,7 @@ def do_nmi_op(vcpu: Vcpu, cmd: int, arg: int, _c: int, _d: int) -> int:
     """Hypercall 28: the handler of non-maskable interrupts, with event upcalls masked on entry (pv/callback.c)."""
     cmd &= MASK32
     if cmd == nmi.XENNMI_unregister_callback:
-        vcpu.traps[_NMI_VECTOR], vcpu.nmi_callback = None, 0
+        vcpu.traps[_NMI_VECTOR] = None
         return 0
     if cmd != nmi.XENNMI_register_callback:
         return -ENOSYS
@@ -159,5 +159,4 @@ def do_nmi_op(vcpu: Vcpu, cmd: int, arg: int, _c: int, _d: int) -> int:
         return -EINVAL
     selector = arch_x86_32.FLAT_KERNEL_CS if vcpu.width == 32 else arch_x86_64.FLAT_KERNEL_CS
     vcpu.traps[_NMI_VECTOR] = TrapHandler(address, selector, 0, True)
-    vcpu.nmi_callback = address
     return 0

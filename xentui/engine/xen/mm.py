@@ -73,6 +73,8 @@ def mod_l1_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) ->
     hv = domain.hv
     ram64 = hv.ram64
     old = ram64[index]
+    if index in domain.lazy_nx:
+        domain.lazy_nx.discard(index)  # its NX is the guest's own from now on
     if not new & PRESENT:
         ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
     else:

@@ -240,8 +240,9 @@ def _shutdown_code(vcpu: Vcpu, arg: int) -> int:
 
 def _announced(domain: Domain, reason: int) -> int:
     """The reason that counts: the first one that the domain gave, now or before."""
-    first: int = vars(domain).setdefault("announced_shutdown_code", reason)
-    return first
+    if domain.announced_shutdown_code is None:
+        domain.announced_shutdown_code = reason
+    return domain.announced_shutdown_code
 
 
 def _remote_shutdown(vcpu: Vcpu, arg: int) -> int:

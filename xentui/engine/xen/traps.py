@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xentui.engine.trace import Kind, rings
-from xentui.engine.x86.exceptions import HAS_ERROR_CODE, X86_EXC_DB, X86_EXC_GP, X86_EXC_NM, X86_EXC_PF, X86_EXC_UD
+from xentui.engine.x86 import segmentation
+from xentui.engine.x86.exceptions import HAS_ERROR_CODE, X86_EXC_DB, X86_EXC_GP, X86_EXC_NM, X86_EXC_NMI, X86_EXC_PF, X86_EXC_UD
 from xentui.engine.x86.paging import NX, PRESENT, RW
-from xentui.engine.x86.state import CR0, CR2, EF_TF, ERROR_CODE, EXCEPTION_IS_INT, HF_TS, HFLAGS, MASK32, RIP
-from xentui.engine.xen import callback, descriptor_tables, emul_priv_op, ro_page_fault
+from xentui.engine.x86.state import CR0, CR2, CS, CS_BASE, EF_TF, ERROR_CODE, EXCEPTION_IS_INT, HF_TS, HFLAGS, MASK32, RIP, SS
+from xentui.engine.xen import callback, descriptor_tables, emul_priv_op, guest_access, ro_page_fault
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import Vcpu
@@ -20,6 +21,7 @@ PF_PRESENT, PF_WRITE, PF_USER, PF_FETCH = 1, 2, 4, 16
 SELECTOR_IN_IDT = 2
 _PERDOMAIN_START, _PERDOMAIN_END = 0xFFFF_8200_0000_0000, 0xFFFF_8280_0000_0000
 _CR0_TS = 8
+_RDPMC = b"\x0f\x33"
 
 
 def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
@@ -126,9 +128,42 @@ def set_task_switched(vcpu: Vcpu, on: bool) -> None:
 
 
 def invalid_opcode(vcpu: Vcpu) -> None:
-    """#UD: the forced-emulation prefix, or the guest's own fault."""
-    if not emul_priv_op.emulate_forced_invalid_op(vcpu):
+    """#UD: the forced-emulation prefix, or the guest's own fault.
+
+    The emulated processor has no RDPMC; a real one refuses it to a guest with #GP, as CR4.PCE is clear.
+    """
+    if _at_rdpmc(vcpu):
+        inject(vcpu, X86_EXC_GP, 0)
+    elif not emul_priv_op.emulate_forced_invalid_op(vcpu):
         inject(vcpu, X86_EXC_UD)
+
+
+def _at_rdpmc(vcpu: Vcpu) -> bool:
+    try:
+        return guest_access.read(vcpu, vcpu.q[RIP] + vcpu.q[CS_BASE], 2) == _RDPMC
+    except guest_access.GuestFault:
+        return False
+
+
+def nmi(vcpu: Vcpu) -> None:
+    """Deliver a pending NMI; the next one waits for the iret hypercall (x86_64/entry.S, process_nmi)."""
+    vcpu.nmi_pending = False
+    if vcpu.traps[X86_EXC_NMI] is not None:
+        vcpu.in_nmi = True
+        inject(vcpu, X86_EXC_NMI)
+
+
+def return_fault(vcpu: Vcpu, cs: int, ss: int) -> None:
+    """A return to the guest with segments that cannot be loaded: an exception as if its target had raised it.
+
+    (x86_64/entry.S: a fault of the hypervisor's own IRET is handled as the guest's.) The frame shows the selectors.
+    """
+    i = vcpu.i
+    code = descriptor_tables.segment(vcpu, cs)
+    bad = ss if code is not None and segmentation.code_loadable(code[2], cs & 3, cs & 3) else cs
+    i[CS], i[SS] = cs, ss
+    i[HFLAGS] = i[HFLAGS] & ~3 | cs & 3
+    inject(vcpu, X86_EXC_GP, bad & 0xFFFC)
 
 
 def debug(vcpu: Vcpu) -> None:
