@@ -4,6 +4,7 @@
 const char guest_name[] = "selftest";
 
 struct record record;
+unsigned int expected_vector = ~0u;
 volatile unsigned long probe_start, probe_resume, probe_sp, probe_flags;
 uint8_t scratch[8][PAGE_SIZE] __page_aligned;
 
@@ -53,20 +54,39 @@ void is64(uint64_t got, uint64_t want, const char *format, ...)
 
 unsigned int upcall_mask(void)
 {
-    return ((volatile vcpu_info_t *)&shared_info->vcpu_info[0])->evtchn_upcall_mask;
+    return ((volatile vcpu_info_t *)own_vcpu)->evtchn_upcall_mask;
+}
+
+/* From a return that failed: back into the kernel, where and on the stack where the probe was. */
+static void return_to_probe(struct trap_frame *frame)
+{
+#ifdef __x86_64__
+    frame->cs = FLAT_KERNEL_CS & ~3;     /* RPL 0 means the kernel to HYPERVISOR_iret */
+    frame->ss = FLAT_KERNEL_SS;
+    frame->sp = probe_sp;
+#else
+    frame->cs = FLAT_KERNEL_CS;
+#endif
+    frame->flags = 0x202;
 }
 
 /* Keep what came; from user mode end the user code, from the kernel go on behind the probe. */
 bool probe_handler(struct trap_frame *frame)
 {
-    if (!from_user(frame) && !probe_resume)
+    /* what could not be returned to is no place to go on from */
+    bool failsafe = frame->vector == VECTOR_FAILSAFE || (frame->cs & 0xfffc) == BAD_SELECTOR;
+    if ((failsafe || !from_user(frame)) && !probe_resume && frame->vector != expected_vector)
         return false;
     record.count++;
     record.frame = *frame;
     record.frame_end = (unsigned long)(from_user(frame) || sizeof(long) == 8 ? &frame->ss + 1 : &frame->sp);
     record.mask_in_handler = upcall_mask();
-    record.cr2 = shared_info->vcpu_info[0].arch.cr2;
-    if (from_user(frame))
+    record.cr2 = own_vcpu->arch.cr2;
+    if (frame->vector == expected_vector)
+        return true;
+    if (failsafe)
+        return_to_probe(frame);
+    else if (from_user(frame))
         user_leave((long)frame->vector);
     frame->ip = probe_resume;
     frame->flags &= ~0x100UL;            /* a probed single step ends here */
@@ -115,6 +135,7 @@ static const struct {
     {"multicall", test_multicall},
     {"memory_op", test_memory_op},
     {"page tables", test_page_tables},
+    {"new page tables", test_new_tables},
     {"mmuext_op", test_mmuext},
     {"descriptors", test_descriptors},
     {"exceptions", test_exceptions},
@@ -122,10 +143,13 @@ static const struct {
     {"software interrupts", test_software_interrupts},
     {"privileged instructions", test_privileged_instructions},
     {"FPU and debug registers", test_fpu_and_debug},
+    {"returning", test_returns},
     {"user mode", test_user_mode},
     {"event channels", test_event_channels},
     {"upcalls", test_upcalls},
     {"timers", test_timers},
+    {"grant table", test_grant_table},
+    {"vcpu_info elsewhere", test_moved_vcpu_info},
 };
 
 void guest_main(void)

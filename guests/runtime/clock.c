@@ -20,7 +20,7 @@ static uint64_t scale(uint64_t delta, uint32_t multiplier, int shift)
 
 uint64_t clock_ns(void)
 {
-    volatile vcpu_time_info_t *time = &shared_info->vcpu_info[0].time;
+    volatile vcpu_time_info_t *time = &own_vcpu->time;
     uint32_t version;
     uint64_t now;
     do {

@@ -8,7 +8,7 @@ static event_handler_t handlers[256];
 
 static volatile vcpu_info_t *vcpu(void)
 {
-    return &shared_info->vcpu_info[0];
+    return own_vcpu;
 }
 
 static bool set_bit(unsigned long bit, volatile xen_ulong_t *words)

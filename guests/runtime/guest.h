@@ -27,6 +27,7 @@ extern const char guest_name[];          /* for instance "hello" */
 /* start.c */
 extern start_info_t *start_info;
 extern shared_info_t *shared_info;       /* mapped by the runtime */
+extern vcpu_info_t *own_vcpu;            /* our vCPU's part of it, or where that has been moved to */
 extern struct boot_state {               /* what the guest found, before it changed anything */
     unsigned long sp;
     uint16_t cs, ss;
@@ -109,6 +110,7 @@ struct trap_frame {
 };
 #endif
 typedef bool (*trap_handler_t)(struct trap_frame *frame);      /* true: handled, go on */
+extern struct trap_frame *event_frame;   /* of the upcall being handled */
 extern trap_handler_t trap_handler;      /* asked first for every exception and software interrupt */
 void traps_init(void);
 void trap_set(unsigned int vector, unsigned int flags, void (*entry)(void));

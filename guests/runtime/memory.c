@@ -90,6 +90,7 @@ void map_shared_info(void)
 {
     pte_write((unsigned long)shared_info_page, start_info->shared_info | PTE_DATA);
     shared_info = (shared_info_t *)shared_info_page;
+    own_vcpu = &shared_info->vcpu_info[0];
 }
 
 /* The builder maps everything writable and executable. Take both away where they are not needed: constants and code

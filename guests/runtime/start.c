@@ -3,6 +3,7 @@
 
 start_info_t *start_info;
 shared_info_t *shared_info;
+vcpu_info_t *own_vcpu;
 
 struct boot_state boot;
 

@@ -18,6 +18,7 @@ extern void syscall_callback(void);
 extern char trap_stack[];
 
 trap_handler_t trap_handler;
+struct trap_frame *event_frame;
 
 static const char *const names[EXCEPTIONS] = {
     "divide error", "debug", "NMI", "breakpoint", "overflow", "bound range", "invalid opcode", "device not available",
@@ -89,20 +90,21 @@ void print_registers(const struct trap_frame *frame)
     print("RSI %016lx  RDI %016lx  RBP %016lx  R8  %016lx\n", frame->rsi, frame->rdi, frame->rbp, frame->r8);
     print("R9  %016lx  R10 %016lx  R11 %016lx  R12 %016lx\n", frame->r9, frame->r10, frame->r11, frame->r12);
     print("R13 %016lx  R14 %016lx  R15 %016lx  CR2 %016lx\n", frame->r13, frame->r14, frame->r15,
-          shared_info->vcpu_info[0].arch.cr2);
+          own_vcpu->arch.cr2);
 #else
     print("EIP %08x  CS %04x  EFLAGS %08x", frame->ip, frame->cs & 0xffff, frame->flags);
     if (from_user(frame))
         print("  ESP %08x  SS %04x", frame->sp, frame->ss & 0xffff);
     print("\nEAX %08x  EBX %08x  ECX %08x  EDX %08x\n", frame->eax, frame->ebx, frame->ecx, frame->edx);
     print("ESI %08x  EDI %08x  EBP %08x  CR2 %08lx\n", frame->esi, frame->edi, frame->ebp,
-          shared_info->vcpu_info[0].arch.cr2);
+          own_vcpu->arch.cr2);
 #endif
 }
 
 void trap_dispatch(struct trap_frame *frame)
 {
     if (frame->vector == VECTOR_EVENT) {
+        event_frame = frame;
         events_dispatch();
         return;
     }

@@ -128,7 +128,7 @@ void test_event_channels(void)
 
 static volatile vcpu_info_t *vcpu(void)
 {
-    return &shared_info->vcpu_info[0];
+    return own_vcpu;
 }
 
 static void test_holding_off(evtchn_port_t port)
@@ -167,6 +167,29 @@ static void test_nesting(evtchn_port_t port)
     is(upcall_mask(), 0, "... and clear behind it");
 }
 
+static volatile unsigned long upcall_ip, upcall_flags, upcall_cs;
+
+static void keep_frame(evtchn_port_t port)
+{
+    on_event(port);
+    upcall_ip = event_frame->ip;
+    upcall_cs = event_frame->cs;
+    upcall_flags = event_frame->flags;
+}
+
+/* Sent by hypercall, an event comes when the hypercall ends: behind its instruction, in the hypercall page. */
+static void test_upcall_frame(evtchn_port_t port)
+{
+    unsigned long stub = (unsigned long)hypercall_page + 32 * __HYPERVISOR_event_channel_op;
+    event_handle(port, keep_frame);
+    event_send(port);
+    check(upcall_ip > stub && upcall_ip < stub + 32, "an upcall's frame: IP is behind the hypercall instruction");
+    is64(upcall_cs & 0xffff, sizeof(long) == 8 ? FLAT_KERNEL_CS & ~3 : FLAT_KERNEL_CS, "... CS is the kernel's");
+    is64((uint64_t)upcall_cs >> (sizeof(long) == 8 ? 32 : 16) & 0xff, 0, "... the saved upcall mask is 0");
+    is64(upcall_flags & 0x200, 0x200, "... IF is set");
+    event_handle(port, on_event);
+}
+
 static void test_poll(evtchn_port_t port)
 {
     struct sched_poll poll = {.nr_ports = 1, .timeout = 0};
@@ -198,6 +221,7 @@ void test_upcalls(void)
     check(last_port == port, "... on its port");
     test_holding_off(port);
     test_nesting(port);
+    test_upcall_frame(port);
     upcalls = 0;
     events_off();
     event_send(port);
@@ -247,6 +271,17 @@ void test_timers(void)
     while (!upcalls && clock_ns() < deadline + 1000000000)
         ;
     is((long)upcalls, 1, "... interrupts a running one too");
+    upcalls = 0;
+    is(hypercall_set_timer_op(1), 0, "set_timer_op in the past");
+    wait_upcalls(1, 1000000000);
+    is((long)upcalls, 1, "... comes at once");
+    upcalls = 0;
+    deadline = clock_ns() + 3000000;
+    hypercall_set_timer_op(deadline);
+    hypercall_set_timer_op(0);
+    while (clock_ns() < deadline + 2000000)
+        hypercall_sched_op(SCHEDOP_yield, NULL);
+    is((long)upcalls, 0, "set_timer_op(0) takes it back");
     struct vcpu_set_singleshot_timer single = {.timeout_abs_ns = clock_ns() + 2000000, .flags = VCPU_SSHOTTMR_future};
     upcalls = 0;
     is(hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 0, &single), 0, "set_singleshot_timer");

@@ -34,8 +34,8 @@ static void test_boot_state(void)
     check(boot.ss == FLAT_KERNEL_SS, "SS at the entry point is the flat kernel stack segment");
     check((boot.code_pte & (PTE_PRESENT | PTE_WRITABLE | PTE_NX)) == (PTE_PRESENT | PTE_WRITABLE),
           "code is mapped writable and executable at first");
-    check((boot.data_pte & (PTE_PRESENT | PTE_WRITABLE | PTE_NX)) == (PTE_PRESENT | PTE_WRITABLE),
-          "data too");
+    /* a builder that keeps zero pages NX until something is fetched from them is not complained of */
+    check((boot.data_pte & (PTE_PRESENT | PTE_WRITABLE)) == (PTE_PRESENT | PTE_WRITABLE), "data is mapped writable");
     unsigned long tables = 0;
     for (unsigned long i = 0; i < start_info->nr_pt_frames; i++)
         tables += (pte_read(start_info->pt_base + i * PAGE_SIZE) & (PTE_PRESENT | PTE_WRITABLE)) == PTE_PRESENT;
@@ -91,7 +91,7 @@ void test_start_info(void)
 
 void test_shared_info(void)
 {
-    volatile vcpu_time_info_t *time = &shared_info->vcpu_info[0].time;
+    volatile vcpu_time_info_t *time = &own_vcpu->time;
     check(boot.all_upcalls_masked, "every vCPU's upcall mask is set at start");
     check(boot.no_channel_masked, "no event channel is masked at start");
     check(boot.no_channel_pending, "no event channel is pending at start");

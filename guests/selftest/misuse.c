@@ -105,6 +105,7 @@ static void test_callback_misuse(void)
 
 static void test_traps_misuse(void)
 {
+    is(hypercall_set_trap_table(NULL), 0, "set_trap_table: none");
     is(hypercall_set_trap_table(NOWHERE), -XEN_EFAULT, "set_trap_table: from nowhere");
 #ifdef __x86_64__
     trap_info_t table[2] = {{.vector = 0x90, .flags = 0, .cs = FLAT_KERNEL_CS, .address = 0x8000000000000000}, {0}};

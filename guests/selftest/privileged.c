@@ -49,8 +49,8 @@ static void test_ports(void)
     PROBE("xor %%eax, %%eax; inb $0xed, %%al", "=a"(value));
     check_no_trap("in at virtual IOPL 1");
     is((long)value, 0xff, "... from a port with nothing behind it gives ones");
-    PROBE("xor %%eax, %%eax; inl %%dx, %%eax", "=a"(value) : "d"(0x510 + 0x2e0));
-    check_no_trap("in of 32 bits");
+    PROBE("xor %%eax, %%eax; inl %%dx, %%eax", "=a"(value) : "d"(0x7f0));
+    check(!record.count && value == 0xffffffff, "in of 32 bits, too");
     PROBE("outb %%al, $0xed", : "a"(0));
     check_no_trap("out at virtual IOPL 1");
     set_iopl(0);
@@ -73,7 +73,7 @@ static void test_control_registers(void)
     check_no_trap("mov to CR2");
     PROBE("mov %%cr2, %%" REG_A, "=a"(value));
     is64(value, 0x1234, "... is read back");
-    is64(shared_info->vcpu_info[0].arch.cr2, 0x1234, "... and is in vcpu_info");
+    is64(own_vcpu->arch.cr2, 0x1234, "... and is in vcpu_info");
     PROBE("mov %%" REG_C ", %%cr3", : "c"(xen_pfn_to_cr3(mfn_of((void *)start_info->pt_base))) : "memory");
     check_no_trap("mov to CR3");
     PROBE("mov %%" REG_C ", %%cr3", : "c"(xen_pfn_to_cr3(mfn_of(scratch[0]))) : "memory");
@@ -82,6 +82,55 @@ static void test_control_registers(void)
     PROBE("mov %%cr8, %%rax", : : "eax");
     check_trap(13, 0, 0, "mov from CR8");
 #endif
+}
+
+/* What the kernel may write: TS in CR0; the rest stays as it is, or #GP. */
+static void test_control_register_writes(void)
+{
+    unsigned long cr0, cr4, value;
+    PROBE("mov %%cr0, %%" REG_A, "=a"(cr0));
+    PROBE("mov %%" REG_C ", %%cr0", : "c"(cr0 | 8));
+    check_no_trap("mov to CR0 that sets TS");
+    PROBE("mov %%cr0, %%" REG_A, "=a"(value));
+    is64(value & 8, 8, "... TS reads as set");
+    PROBE("mov %%" REG_C ", %%cr0", : "c"(cr0));
+    check_no_trap("mov to CR0 that clears TS");
+    PROBE("mov %%" REG_C ", %%cr0", : "c"(cr0 ^ 0x10000));
+    check_trap(13, 0, 0, "mov to CR0 that changes WP");
+    PROBE("mov %%cr4, %%" REG_A, "=a"(cr4));
+    PROBE("mov %%" REG_C ", %%cr4", : "c"(cr4));
+    check_no_trap("mov to CR4 of what is there");
+}
+
+static void test_string_ports(void)
+{
+    static uint8_t buffer[4];
+    unsigned int value;
+    memset(buffer, 0, sizeof(buffer));
+    set_iopl(1);
+    uint8_t *to = buffer;
+    PROBE("insb", "+D"(to) : "d"(0xed) : "memory");
+    check_no_trap("insb at virtual IOPL 1");
+    is(buffer[0], 0xff, "... stores ones");
+    unsigned long left = 2;
+    PROBE("rep insb", "+D"(to), "+c"(left) : "d"(0xed) : "memory");
+    check_no_trap("rep insb");
+    check(buffer[1] == 0xff && buffer[2] == 0xff && !buffer[3], "... stores as many as asked for");
+    check(to == buffer + 3 && !left, "... and steps the index and the count");
+    const uint8_t *from = buffer;
+    PROBE("outsb", "+S"(from) : "d"(0xed));
+    check_no_trap("outsb");
+    PROBE("inb %%dx, %%al", "=a"(value) : "d"(0xed), "a"(0x12345600));
+    is64(value, 0x123456ff, "in of a byte leaves the rest of EAX");
+    PROBE("inw %%dx, %%ax", "=a"(value) : "d"(0x7f0), "a"(0x12340000));
+    is64(value, 0x1234ffff, "in of two bytes, too");
+    set_iopl(0);
+    to = buffer;
+    PROBE("insb", "+D"(to) : "d"(0xed) : "memory");
+    check_trap(13, 0, 0, "insb at virtual IOPL 0");
+    set_iopl(1);
+    is64(flags_now() & 0x3000, 0, "virtual IOPL 1 is not seen in the flags");
+    set_iopl(0);
 }
 
 static void read_msr(unsigned int number, unsigned int *low, unsigned int *high)
@@ -139,6 +188,26 @@ static void test_cpuid(void)
     check_no_trap("cpuid");
 }
 
+/* Selectors of Xen's own: what looks at them without loading, and what loads them. */
+static void test_xen_selectors(void)
+{
+    unsigned int value = 0;
+    PROBE("lsl %%ecx, %%eax", "+a"(value) : "c"(FLAT_KERNEL_CS));
+    check_no_trap("lsl of the flat code segment");
+    is64(value, 0xffffffff, "... 4 GiB");
+    PROBE("lar %%ecx, %%eax", "+a"(value) : "c"(FLAT_KERNEL_SS));
+    is64(value & 0xf000, 0xf000 & (sizeof(long) == 8 ? 0xf000 : 0xb000), "lar of the flat stack segment: present, its level");
+    PROBE("verr %%cx; setz %%al", "=a"(value) : "c"(FLAT_KERNEL_SS));
+    is64(value & 0xff, 1, "verr of the flat stack segment says yes");
+    PROBE("mov %%ecx, %%es", : "c"(FLAT_KERNEL_SS));
+    check_no_trap("the flat stack segment in ES");
+    PROBE("mov %%ecx, %%es", : "c"(0xe008));
+    check_trap(13, 0xe008, 0, "the hypervisor's own code segment in ES");
+    PROBE("lsl %%ecx, %%eax; setz %%al", "=a"(value) : "c"(0xe008));
+    is64(value & 0xff, 0, "lsl of it says no");
+    PROBE("mov %%ecx, %%es", : "c"(sizeof(long) == 8 ? 0 : FLAT_KERNEL_SS));
+}
+
 static void test_unprivileged(void)
 {
     static uint8_t table[10];
@@ -160,6 +229,20 @@ static void test_unprivileged(void)
     check_trap(13, 0, 0, "invlpg, which a hypercall is for");
     PROBE("wbinvd");
     check_no_trap("wbinvd");
+    PROBE("xgetbv", : "c"(0) : "eax", "edx");
+    check_trap(6, 0, 0, "xgetbv, for there is no XSAVE");
+    PROBE("rdpmc", : "c"(0) : "eax", "edx");
+    check_trap(13, 0, 0, "rdpmc");
+    PROBE("lgdt (" SP ")", : : "memory");
+    check_trap(13, 0, 0, "lgdt");
+    PROBE("lldt %%cx", : "c"(0));
+    check_trap(13, 0, 0, "lldt");
+#ifdef __x86_64__
+    PROBE("swapgs");
+    check_trap(13, 0, 0, "swapgs");
+    PROBE("sysretq");
+    check_trap(13, 0, 0, "sysret");
+#endif
     PROBE("invd");
     check_trap(13, 0, 0, "invd");
 }
@@ -169,9 +252,12 @@ void test_privileged_instructions(void)
     test_interrupt_flag();
     test_ports();
     test_control_registers();
+    test_control_register_writes();
+    test_string_ports();
     test_msrs();
     test_cpuid();
     test_unprivileged();
+    test_xen_selectors();
 }
 
 

@@ -21,9 +21,10 @@ struct record {
 };
 extern struct record record;
 extern volatile unsigned long probe_start, probe_resume, probe_sp, probe_flags;
+extern unsigned int expected_vector;      /* a trap that is only counted, and returned from as usual */
 bool probe_handler(struct trap_frame *frame);
 void probe_disarm(void);
-extern void trap_0(void), trap_3(void), trap_6(void), trap_128(void);
+extern void trap_0(void), trap_2(void), trap_3(void), trap_6(void), trap_128(void);
 
 #ifdef __x86_64__
 #define MOV "movq"
@@ -67,9 +68,12 @@ bool trapped(unsigned int vector, unsigned long error, unsigned int offset);
 void check_trap(unsigned int vector, unsigned long error, unsigned int offset, const char *what);
 void check_no_trap(const char *what);
 
+#define BAD_SELECTOR 0x1230
+
 /* A pointer that is mapped nowhere. */
 #define NOWHERE ((void *)0x10000)
 
+unsigned int saved_mask(void);            /* in the recorded frame, next to CS */
 unsigned int upcall_mask(void);
 extern uint8_t scratch[8][PAGE_SIZE];    /* pages to play with; restored after use */
 
@@ -92,5 +96,9 @@ void test_user_mode(void);
 void test_event_channels(void);
 void test_upcalls(void);
 void test_timers(void);
+void test_new_tables(void);
+void test_returns(void);
+void test_grant_table(void);
+void test_moved_vcpu_info(void);
 
 #endif

@@ -16,7 +16,7 @@ static void check_frame(const char *what)
 }
 
 /* The upcall mask of the interrupted code, as the frame has it next to CS. */
-static unsigned int saved_mask(void)
+unsigned int saved_mask(void)
 {
 #ifdef __x86_64__
     return (unsigned int)(record.frame.cs >> 32) & 0xff;

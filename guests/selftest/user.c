@@ -1,11 +1,15 @@
 /* What user code may do, and what the kernel is told when it tries more. */
 #include "selftest.h"
+#include <xen/callback.h>
+#include <xen/physdev.h>
 
 /* Little pieces of user code: each does one thing, then "int3". The argument is in RDI or EAX. */
 #ifdef __x86_64__
 #define ARGUMENT "%rdi"
+#define USER_SP "rsp"
 #else
 #define ARGUMENT "%eax"
+#define USER_SP "esp"
 #endif
 #define USER_CODE(name, text)                                                                    \
     __asm__(".pushsection .user, \"ax\"\n" #name ": " text "\n int3\n .popsection");              \
@@ -25,6 +29,9 @@ USER_CODE(user_in, "inb $0xed, %al");
 USER_CODE(user_rdmsr, "rdmsr");
 USER_CODE(user_invlpg, "invlpg (" ARGUMENT ")");
 USER_CODE(user_cpuid, "cpuid");
+
+USER_CODE(user_fpu, "fninit");
+USER_CODE(user_step, "pushf; orb $1, 1(%" USER_SP "); popf; nop");
 
 static void expect(void (*code)(void), unsigned int vector, unsigned long error, unsigned int offset, const char *what)
 {
@@ -114,10 +121,25 @@ static void test_user_privileged(void)
     expect(user_invlpg, 13, 0, 0, "invlpg in user mode");
     USER_PROBE(user_cpuid, 0);
     expect(user_cpuid, 3, 0, 3, "cpuid in user mode is no fault");
+    struct physdev_set_iopl iopl = {.iopl = 3};
+    HYPERCALL5(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, &iopl, 0, 0, 0);
+    USER_PROBE(user_in, 0);
+    expect(user_in, 3, 0, 3, "in, in user mode at virtual IOPL 3, is none either");
+    iopl.iopl = 0;
+    HYPERCALL5(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, &iopl, 0, 0, 0);
+    hypercall_fpu_taskswitch(1);
+    USER_PROBE(user_fpu, 0);
+    expect(user_fpu, 7, 0, 0, "an FPU instruction in user mode with TS set");
+    USER_PROBE(user_fpu, 0);
+    expect(user_fpu, 3, 0, 3, "... and once more");
+    USER_PROBE(user_step, 0);
+    expect(user_step, 1, 0, sizeof(long) == 8 ? 8 : 8, "single step in user mode");
+    HYPERCALL5(__HYPERVISOR_set_debugreg, 6, 0xffff0ff0, 0, 0, 0);
 }
 
 #ifdef __x86_64__
 USER_CODE(user_syscall, "syscall");
+extern void syscall_callback(void);
 
 static void test_system_call(void)
 {
@@ -128,6 +150,14 @@ static void test_system_call(void)
     is64(record.frame.cs & 0xffff, FLAT_USER_CS64, "... CS in the frame");
     is64(record.frame.ss & 0xffff, FLAT_USER_SS64, "... SS in the frame");
     is(record.mask_in_handler, 0, "... events stay on");
+    struct callback_register callback = {.type = CALLBACKTYPE_syscall, .flags = CALLBACKF_mask_events};
+    callback.address = (unsigned long)syscall_callback;
+    hypercall_callback_op(CALLBACKOP_register, &callback);
+    USER_PROBE(user_syscall, 0);
+    is(record.mask_in_handler, 1, "syscall with the callback's event-mask flag: events are off in the handler");
+    is64(record.frame.flags & 0x200, 0x200, "... and on in the frame");
+    callback.flags = 0;
+    hypercall_callback_op(CALLBACKOP_register, &callback);
 }
 #else
 USER_CODE(user_hypercall, "int $0x82");
