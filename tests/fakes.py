@@ -23,16 +23,19 @@ STACK_PFN = 40
 
 
 class FakeProcessor:
-    """What the hypervisor asks of a processor; counts the flushes."""
+    """What the hypervisor asks of a processor; counts the flushes, and has a TLB that keeps what it may."""
 
     def __init__(self) -> None:
         raw = memoryview(bytearray(STATE_SIZE))
         self.state = SimpleNamespace(q=raw.cast("Q"), i=raw.cast("I"), raw=raw)
+        self.reset_state = bytes(STATE_SIZE)
         self.vcpu: object | None = None
         self.flushes = 0
         self.page_flushes: list[int] = []
         self.code_flushes = 0
         self.cr3 = 0
+        self.tlb: dict[int, tuple[int, bool]] = {}
+        """Page number to frame and right to write, as `Guest.touch` has left them."""
 
     def load_cr3(self, address: int) -> None:
         self.cr3 = address
@@ -40,9 +43,11 @@ class FakeProcessor:
 
     def flush_tlb(self) -> None:
         self.flushes += 1
+        self.tlb.clear()
 
     def flush_page(self, address: int) -> None:
         self.page_flushes.append(address)
+        self.tlb.pop(address >> 12, None)
 
     def flush_code(self) -> None:
         self.code_flushes += 1
@@ -82,6 +87,17 @@ class Guest:
         start = (self.p2m[address >> 12] << 12) + (address & 0xFFF)
         return array(code, bytes(self.hv.ram[start : start + size])).tolist()
 
+    def touch(self, address: int) -> None:
+        """Access a page as the guest would, which leaves a translation in the processor's TLB."""
+        space, ram64 = self.vcpu.space, self.hv.ram64
+        writable, where = True, -1
+        for level in (4, 3, 2, 1):
+            where = space.entry_at(address, level)
+            if where < 0 or not ram64[where] & P:
+                return
+            writable = writable and bool(ram64[where] & W)
+        self.vcpu.processor.tlb.setdefault(address >> 12, (ram64[where] >> 12 & 0xFF_FFFF_FFFF, writable))
+
     def update(self, pointer: int, value: int) -> int:
         """mmu_update with one request."""
         return mm.do_mmu_update(self.vcpu, self.write(STACK_PFN << 12, [pointer, value]), 1, 0, 0x7FF0)
@@ -101,8 +117,13 @@ def make_hypervisor(frames: int = 512, seed: int = 1) -> Hypervisor:
     return hv
 
 
-def make_guest(hv: Hypervisor, number: int, width: int, pages: int = 64, processor: Any = None) -> Guest:
-    """A domain whose pages lie at their pseudo-physical addresses; its tables are mapped read-only, pinned, loaded."""
+def make_guest(
+    hv: Hypervisor, number: int, width: int, pages: int = 64, processor: Any = None, loose: int = 0
+) -> Guest:
+    """A domain whose pages lie at their pseudo-physical addresses; its tables are mapped read-only, pinned, loaded.
+
+    The `loose` pages behind its tables are mapped nowhere.
+    """
     domain = Domain(hv, number, f"guest{number}", width)
     hv.domains[number] = domain
     processor = processor or FakeProcessor()
@@ -119,6 +140,8 @@ def make_guest(hv: Hypervisor, number: int, width: int, pages: int = 64, process
     tables = dict(zip(names, p2m, strict=False))
     ram64 = hv.ram64
     for pfn, mfn in enumerate(p2m):
+        if len(names) <= pfn < len(names) + loose:
+            continue
         ram64[(tables["l1"] << 9) + pfn] = mfn << 12 | (P | U | A if pfn < len(names) else DATA)
     ram64[tables["l2"] << 9] = tables["l1"] << 12 | TABLE
     ram64[tables["l3"] << 9] = tables["l2"] << 12 | (TABLE if width == 64 else P)

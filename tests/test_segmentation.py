@@ -1,11 +1,11 @@
-"""Descriptors, segment registers, GDT, LDT and the failsafe callback."""
+"""Descriptors, segment registers, GDT and LDT."""
 
 from __future__ import annotations
 
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import fakes_cpu
@@ -114,7 +114,9 @@ def test_flat_segments_are_in_the_mode_their_names_say() -> None:
         assert flags & seg.DEFAULT_BIG and not flags & seg.LONG
 
 
-@given(st.integers(0, MASK32), st.integers(0, 3), st.integers(0, 3))
+@given(st.integers(0, 0xFF).map(lambda access: access << 8 | 0x9000), st.integers(0, 3), st.integers(0, 3))
+@example(0xB200, 3, 1)
+@example(0xFFFF_FFFF, 3, 3)
 def test_loadable_segments_give_no_ring_away(flags: int, rpl: int, cpl: int) -> None:
     dpl = flags >> 13 & 3
     present = bool(flags & 1 << 15 and flags & 1 << 12)
@@ -214,7 +216,7 @@ def test_load_flat64_agrees_with_the_general_path() -> None:
     for guest in (fast, general):
         guest.vcpu.i[HFLAGS] |= HF_ADDSEG
     dt.load_flat64(fast.vcpu)
-    assert dt.return_to_ring3(general.vcpu, 0xE033, 0xE02B)
+    assert dt.load_code_segment(general.vcpu, 0xE033, 3) and dt.load_stack_segment(general.vcpu, 0xE02B, 3)
     assert bytes(fast.vcpu.processor.state.raw) == bytes(general.vcpu.processor.state.raw)
 
 
@@ -226,7 +228,7 @@ def test_own_segments_are_looked_up_and_marked_accessed(width: int) -> None:
     assert dt.load_data_segment(guest.vcpu, FS, 0x0B)
     assert (guest.vcpu.i[FS], guest.vcpu.q[FS_BASE], guest.vcpu.i[FS + LIMIT]) == (0x0B, 0x5000, 0xFF)
     assert guest.read((TABLE_PFN << 12) + 8) == [descriptor(0x5000, 0xFF, 0xF3, 4)]
-    assert dt.return_to_ring3(guest.vcpu, 0x13, 0x1B)
+    dt.return_to_ring3(guest.vcpu, 0x13, 0x1B)
     assert fakes_cpu.selectors(guest) == (0x13, 0x1B)
     assert (fakes_cpu.ring(guest), fakes_cpu.mode(guest)) == (3, 32)
 
@@ -260,7 +262,6 @@ def test_user_gs_of_a_64_bit_guest() -> None:
 )
 def test_no_selector_and_no_table_leads_to_ring_0(width: int, table: list[int], pairs: list[tuple[int, int]]) -> None:
     guest = make_cpu_guest(width)
-    guest.vcpu.failsafe_callback = (0xE019, fakes_cpu.HANDLER)
     # a table with a descriptor that Xen refuses is not installed; the hypervisor's own segments are there anyway
     give_gdt(guest, [word for word in table if dt.check_descriptor(width, word) is not None])
     for cs, ss in pairs:
@@ -275,41 +276,19 @@ def test_no_selector_and_no_table_leads_to_ring_0(width: int, table: list[int], 
             assert fakes_cpu.ring(guest) in (1, 2, 3)
 
 
-# --- the failsafe callback -----------------------------------------------------------------------------------------
-
-
-def test_a_bad_return_of_a_64_bit_guest_enters_the_failsafe_callback() -> None:
-    guest = make_cpu_guest(64)
-    vcpu = guest.vcpu
-    fakes_cpu.enter_user_mode(guest)
-    vcpu.failsafe_callback, vcpu.failsafe_masks_events = (0, 0x4400), True
-    vcpu.q[RIP], vcpu.q[RSP], vcpu.i[DS], vcpu.i[GS] = 0x1234, 0x5678, 0x2B, 0x63
-    assert not dt.return_to_ring3(vcpu, 0x7B, 0x83)
-    assert vcpu.kernel_mode and vcpu.q[RIP] == 0x4400 and vcpu.info[1] == 1
-    assert fakes_cpu.selectors(guest) == (0xE033, 0xE02B)
-    assert vcpu.q[RSP] == STACK_TOP - 11 * 8
-    frame = guest.read(vcpu.q[RSP], 11)
-    assert frame[2:6] == [0x2B, vcpu.i[ES], vcpu.i[FS], 0x63]
-    assert frame[6:8] + frame[9:] == [0x1234, 0x7B, 0x5678, 0x83]
-
-
-def test_a_bad_return_of_a_32_bit_guest_enters_the_failsafe_callback() -> None:
-    guest = make_cpu_guest(32)
-    vcpu = guest.vcpu
-    vcpu.failsafe_callback = (0xE019, 0x4400)
-    vcpu.q[RIP], vcpu.q[RSP], vcpu.i[ES] = 0x1234, 0x5678, 0x7B
-    assert not dt.return_to_ring3(vcpu, 0x73, 0x83)
-    assert (vcpu.q[RIP], vcpu.q[RSP]) == (0x4400, STACK_TOP - 9 * 4)
-    frame = guest.read(vcpu.q[RSP], 9, "I")
-    assert frame[1] == 0x7B and frame[4:6] + frame[7:] == [0x1234, 0x73, 0x5678, 0x83]
-    assert fakes_cpu.ring(guest) == 1
-
-
 @WIDTHS
-def test_a_bad_return_without_a_callback_crashes_the_domain(width: int) -> None:
+@pytest.mark.parametrize(("cs", "ss", "bad"), [(0x7B, 0xE02B, 0x78), (0x07, 0xE033, 0x04)])
+def test_a_return_that_cannot_be_made_is_the_guests_fault(width: int, cs: int, ss: int, bad: int) -> None:
     guest = make_cpu_guest(width)
-    assert not dt.return_to_ring3(guest.vcpu, 0x7B, 0x83)
-    assert guest.domain.shutdown_code is not None
+    guest.vcpu.q[RIP] = 0x1234
+    dt.return_to_ring3(guest.vcpu, cs, ss)
+    assert fakes_cpu.injected(guest) == 13
+    assert fakes_cpu.ring(guest) == (3 if width == 64 else 1)
+    if width == 64:
+        frame = guest.read(guest.vcpu.q[RSP], 8)
+        assert (frame[2], frame[3], frame[7]) == (bad, 0x1234, ss)
+    else:
+        assert guest.read(guest.vcpu.q[RSP], 3, "I") == [bad, 0x1234, cs]
 
 
 # --- the GDT -------------------------------------------------------------------------------------------------------
@@ -381,6 +360,16 @@ def test_update_descriptor_never_raises_and_never_writes_a_page_table(
         assert bytes(guest.hv.ram[mfn << 12 : mfn + 1 << 12]) == tables[name]
 
 
+@WIDTHS
+def test_update_descriptor_refuses_what_xen_refuses(width: int) -> None:
+    guest = make_cpu_guest(width)
+    frame = guest.p2m[TABLE_PFN] << 12
+    high = 0 if width == 64 else frame >> 32
+    for address, word in ((frame + 4, 0), (frame, descriptor(access=0x89)), (guest.tables["l1"] << 12, 0)):
+        arguments = (address, word, 0, 0) if width == 64 else (address, high, word & MASK32, word >> 32)
+        assert dt.do_update_descriptor(guest.vcpu, *arguments) == -EINVAL
+
+
 # --- the LDT -------------------------------------------------------------------------------------------------------
 
 
@@ -400,6 +389,8 @@ def test_ldt_pages_are_mapped_when_used_and_given_back(width: int) -> None:
     assert (frames.type[mfn], frames.type_count[mfn]) == (page.SEG, 1)
     assert dt.segment(vcpu, 0x0F) == (0x3000, MASK32, descriptor(0x3000) >> 32)
     assert dt.segment(vcpu, 0x17) is None, "behind its end"
+    assert dt.handle_ldt_fault(vcpu, vcpu.q[LDT_BASE] + 0x1000)
+    assert fakes_cpu.injected(guest) == 14, "nor is a page mapped there"
     assert dt.set_ldt(vcpu, 0, 0) == 0
     assert frames.type_count[mfn] == 0 and vcpu.i[LDT] == 0
     assert dt.segment(vcpu, 0x0F) is None

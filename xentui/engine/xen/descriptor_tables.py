@@ -8,6 +8,7 @@ when they are first used. Descriptors are *fixed up*, so that none gives a guest
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from xentui.engine.trace import Kind
@@ -93,8 +94,11 @@ _MAPPED = PRESENT | RW | ACCESSED | DIRTY | NX
 _UNUSED = PRESENT | ACCESSED | NX
 _LDT_FLAGS = segmentation.PRESENT | TYPE_LDT
 _HIGH_ACCESSED = segmentation.ACCESSED << 32
+_HIGH_SEGMENT = (NOT_SYSTEM | segmentation.PRESENT) << 32
 _FLAT_32 = FLAT_CODE_32 | FLAT_DATA_32
 _FLAT_64 = FLAT_CODE_64 | FLAT_DATA_64
+_FLAT_DESCRIPTORS_32 = {selector: flags << 32 | 0xFFFF for selector, flags in _FLAT_32.items()}
+_FLAT_DESCRIPTORS_64 = {selector: flags << 32 | 0xFFFF for selector, flags in _FLAT_64.items()}
 _FLAT_RING3_CS64_FLAGS = segmentation.FLAT_RING3_CS64_FLAGS
 _FLAT_RING3_SS_FLAGS = segmentation.FLAT_RING3_SS_FLAGS
 _HF_SEGMENTS = HF_CPL | HF_CS32 | HF_SS32 | HF_ADDSEG | HF_CS64
@@ -379,8 +383,7 @@ def lookup(vcpu: Vcpu, selector: int) -> tuple[int, int] | None:
     """The two words of the descriptor that `selector` names, as the processor would find it; None: null or no such."""
     index = _descriptor_index(vcpu, selector)
     if index < 0:
-        flat = (_FLAT_64 if vcpu.width == 64 else _FLAT_32).get(selector | 3 if vcpu.width == 64 else selector)
-        return None if flat is None else (0xFFFF, flat)
+        return None
     descriptor = vcpu.hv.ram64[index]
     return descriptor & MASK32, descriptor >> 32
 
@@ -409,25 +412,43 @@ def _descriptor_index(vcpu: Vcpu, selector: int) -> int:
     return ((entry & FRAME_MASK) >> 3) + (number & 511)
 
 
-def segment(vcpu: Vcpu, selector: int) -> Segment | None:
-    """Base, limit and flags of the segment that `selector` names; None: null or no such.
+def _descriptor(vcpu: Vcpu, selector: int) -> int:
+    """The descriptor that a selector names, as one word; 0, which nothing can load, for null and missing ones.
 
-    The hypervisor's own flat segments do not depend on memory. Marks the descriptor accessed, as a load does.
+    The hypervisor's own flat segments do not depend on memory. Marks others accessed, as a load does.
     """
-    flags = (_FLAT_64 if vcpu.width == 64 else _FLAT_32).get(selector)
-    if flags is not None:
-        return 0, FLAT_LIMIT, flags
+    flat = (_FLAT_DESCRIPTORS_64 if vcpu.width == 64 else _FLAT_DESCRIPTORS_32).get(selector)
+    if flat is not None:
+        return flat
     index = _descriptor_index(vcpu, selector)
     if index < 0:
-        return None
+        return 0
     ram64 = vcpu.hv.ram64
     descriptor = ram64[index]
-    if not descriptor & _HIGH_ACCESSED and descriptor >> 32 & (NOT_SYSTEM | segmentation.PRESENT) == (
-        NOT_SYSTEM | segmentation.PRESENT
-    ):
+    if not descriptor & _HIGH_ACCESSED and descriptor & _HIGH_SEGMENT == _HIGH_SEGMENT:
         descriptor |= _HIGH_ACCESSED
         ram64[index] = descriptor
-    return segmentation.parse(descriptor & MASK32, descriptor >> 32)
+    return descriptor
+
+
+def segment(vcpu: Vcpu, selector: int) -> Segment | None:
+    """Base, limit and flags of the segment that `selector` names; None: null or no such."""
+    descriptor = _descriptor(vcpu, selector)
+    return segmentation.parse(descriptor & MASK32, descriptor >> 32) if descriptor else None
+
+
+@lru_cache(maxsize=1024)
+def _code(descriptor: int, rpl: int, cpl: int) -> Segment | None:
+    """The code segment of a descriptor, if control may go to ring `cpl` through it."""
+    found = segmentation.parse(descriptor & MASK32, descriptor >> 32)
+    return found if segmentation.code_loadable(found[2], rpl, cpl) else None
+
+
+@lru_cache(maxsize=1024)
+def _stack(descriptor: int, rpl: int, cpl: int) -> Segment | None:
+    """The stack segment of a descriptor, if ring `cpl` may have it in SS."""
+    found = segmentation.parse(descriptor & MASK32, descriptor >> 32)
+    return found if segmentation.stack_loadable(found[2], rpl, cpl) else None
 
 
 def stack_base(vcpu: Vcpu, selector: int) -> int:
@@ -443,8 +464,8 @@ def stack_base(vcpu: Vcpu, selector: int) -> int:
 
 def load_code_segment(vcpu: Vcpu, selector: int, cpl: int) -> bool:
     """Load CS for a transfer to ring `cpl`; False, and nothing changed, where the processor would fault."""
-    found = segment(vcpu, selector)
-    if found is None or not segmentation.code_loadable(found[2], selector & 3, cpl):
+    found = _code(_descriptor(vcpu, selector), selector & 3, cpl)
+    if found is None:
         return False
     segmentation.load_segment(vcpu.processor.state, CS, selector, *found)
     return True
@@ -452,8 +473,8 @@ def load_code_segment(vcpu: Vcpu, selector: int, cpl: int) -> bool:
 
 def load_stack_segment(vcpu: Vcpu, selector: int, cpl: int) -> bool:
     """Load SS, and with it the CPL, for a transfer to ring `cpl`; False, and nothing changed, on a fault."""
-    found = segment(vcpu, selector)
-    if found is None or not segmentation.stack_loadable(found[2], selector & 3, cpl):
+    found = _stack(_descriptor(vcpu, selector), selector & 3, cpl)
+    if found is None:
         return False
     segmentation.load_segment(vcpu.processor.state, SS, selector, *found)
     return True
@@ -483,19 +504,18 @@ def load_flat64(vcpu: Vcpu) -> None:
 
 def _load_both(vcpu: Vcpu, cs: int, ss: int, cpl: int) -> bool:
     """CS and SS for a transfer to ring `cpl`; False, and nothing changed, where the processor would fault."""
-    code, stack = segment(vcpu, cs), segment(vcpu, ss)
-    if (
-        code is None
-        or stack is None
-        or not segmentation.code_loadable(code[2], cs & 3, cpl)
-        or not segmentation.stack_loadable(stack[2], ss & 3, cpl)
-    ):
+    code = _code(_descriptor(vcpu, cs), cs & 3, cpl)
+    stack = _stack(_descriptor(vcpu, ss), ss & 3, cpl)
+    if code is None or stack is None:
         return False
     i, q = vcpu.i, vcpu.q
     i[CS], q[CS_BASE], i[CS + HIDDEN_LIMIT], i[CS + HIDDEN_FLAGS] = cs, *code
     i[SS], q[SS_BASE], i[SS + HIDDEN_LIMIT], i[SS + HIDDEN_FLAGS] = ss, *stack
-    i[HFLAGS] = i[HFLAGS] & ~HF_CPL | cpl
-    segmentation.update_hflags(vcpu.processor.state)
+    if code[2] & LONG:
+        i[HFLAGS] = i[HFLAGS] & ~_HF_SEGMENTS | cpl | HF_CS32 | HF_SS32 | HF_CS64
+    else:
+        i[HFLAGS] = i[HFLAGS] & ~HF_CPL | cpl
+        segmentation.update_hflags(vcpu.processor.state)
     return True
 
 
@@ -506,20 +526,24 @@ def enter_ring1(vcpu: Vcpu, cs: int, ss: int) -> bool:
     return _load_both(vcpu, cs, ss, cs & 3)
 
 
-def return_to_ring3(vcpu: Vcpu, cs: int, ss: int) -> None:
-    """Segments for a return to ring 3. A bad one becomes an exception of the guest's (traps.return_fault)."""
-    if not _load_both(vcpu, cs, ss, 3):
-        from xentui.engine.xen import traps
+def return_to_ring3(vcpu: Vcpu, cs: int, ss: int) -> bool:
+    """Segments for a return to ring 3. False: a bad one, now an exception of the guest's (traps.return_fault)."""
+    if _load_both(vcpu, cs, ss, 3):
+        return True
+    from xentui.engine.xen import traps
 
-        traps.return_fault(vcpu, cs, ss)
+    traps.return_fault(vcpu, cs, ss)
+    return False
 
 
-def return_to_ring1(vcpu: Vcpu, cs: int) -> None:
+def return_to_ring1(vcpu: Vcpu, cs: int) -> bool:
     """The code segment for a 32-bit guest's return within its kernel; the stack stays. A bad one: as above."""
-    if vcpu.i[CS] != cs and not load_code_segment(vcpu, cs, 1):
-        from xentui.engine.xen import traps
+    if vcpu.i[CS] == cs or load_code_segment(vcpu, cs, 1):
+        return True
+    from xentui.engine.xen import traps
 
-        traps.return_fault(vcpu, cs, vcpu.i[SS])
+    traps.return_fault(vcpu, cs, vcpu.i[SS])
+    return False
 
 
 def load_user_gs(vcpu: Vcpu, selector: int) -> int:

@@ -21,7 +21,7 @@ class Instruction:
 
     __slots__ = ("at", "data", "opcode", "rex", "wide")
 
-    def __init__(self, data: bytes, wide: bool) -> None:
+    def __init__(self, data: bytes | memoryview, wide: bool) -> None:
         self.data = data
         self.wide = wide
         """64-bit code."""
@@ -56,6 +56,10 @@ def fetch(vcpu: Vcpu) -> Instruction:
     wide = bool(vcpu.i[HFLAGS] & HF_CS64)
     address = vcpu.q[RIP] + vcpu.q[CS_BASE] & (MASK64 if wide else MASK32)
     within = min(MAX_LENGTH, 0x1000 - (address & 0xFFF))
+    base = vcpu.space.reads.get(address >> 12)
+    if base is not None and within == MAX_LENGTH:
+        base += address & 0xFFF
+        return Instruction(vcpu.ram[base : base + MAX_LENGTH], wide)
     data = b""
     try:
         data = guest_access.read(vcpu, address, within)
