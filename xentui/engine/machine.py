@@ -19,7 +19,7 @@ from xentui.engine.dom0.toolstack import Toolstack
 from xentui.engine.trace import Flush, Kind, TraceRing, runner
 from xentui.engine.x86 import selftest
 from xentui.engine.x86.cpu import Processor, ProcessorError
-from xentui.engine.xen import descriptor_tables, failsafe, schedule, time
+from xentui.engine.xen import descriptor_tables, schedule, time, traps
 from xentui.engine.xen.domain import RUNNING, Domain, Vcpu
 from xentui.engine.xen.domain_builder import build_slots, first_state
 from xentui.engine.xen.entry import Entry
@@ -208,7 +208,7 @@ class Machine:
             descriptor_tables.load_ldt(vcpu)
             processor.flush_tlb()
             if not loadable:
-                failsafe.bounce(vcpu, vcpu.boot_registers["cs"], vcpu.boot_registers["ss"])
+                traps.return_fault(vcpu, vcpu.boot_registers["cs"], vcpu.boot_registers["ss"])
             vcpu.boot_registers = {}
             self.clock.charge(COST_CONTEXT_SWITCH)
             self.hv.put(

@@ -374,8 +374,8 @@ _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number
 def first_state(vcpu: Vcpu) -> tuple[bytes, bool]:
     """The processor's state with which a vCPU begins that VCPUOP_initialise has described (`boot_registers`).
 
-    The second value is False if a selector names nothing: real Xen finds that when it first loads the segments, and
-    calls the guest's failsafe callback.
+    The second value is False if CS or SS name nothing, which real Xen finds when it returns to the guest. A data
+    selector that names nothing becomes the null one.
     """
     good = True
     registers = vcpu.boot_registers
@@ -392,7 +392,6 @@ def first_state(vcpu: Vcpu) -> tuple[bytes, bool]:
             segmentation.load_segment(state, register, selector, *found)
         elif register not in (s.CS, s.SS):
             segmentation.load_segment(state, register, 0, 0, 0, 0)
-            good = good and selector < 4
         else:
             good = False
     if vcpu.width == 64:
