@@ -1,6 +1,6 @@
-"""The failsafe callback: what a guest gets when the segments it wants to return with cannot be loaded.
+"""The failsafe callback: what a guest gets when the segments of a vCPU that starts cannot be loaded.
 
-The registers are those of the failed return; the frame is a bounce frame with DS, ES, FS and GS in it besides
+The registers are those that could not be entered; the frame is a bounce frame with DS, ES, FS and GS in it besides
 (Xen: x86_64/entry.S failsafe_callback and create_bounce_frame, x86_64/compat/entry.S).
 """
 
