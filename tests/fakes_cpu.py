@@ -59,7 +59,8 @@ def enter_user_mode(guest: Guest) -> None:
         vcpu.kernel_mode = False
         vcpu.guest_table_user = vcpu.guest_table
     else:
-        assert descriptor_tables.return_to_ring3(vcpu, 0xE02B, 0xE033)
+        descriptor_tables.return_to_ring3(vcpu, 0xE02B, 0xE033)
+        assert ring(guest) == 3
 
 
 def execute(guest: Guest, code: bytes) -> None:

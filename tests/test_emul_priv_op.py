@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests import fakes_cpu
 from tests.fakes import Guest
 from tests.fakes_cpu import CODE_PFN, CR0_VALUE, HANDLER, execute, make_cpu_guest
-from xentui.engine.trace import Kind, Record
+from xentui.engine.trace import Instruction, Kind, Record
 from xentui.engine.x86.state import (
     EF_RF,
     EF_TF,
@@ -183,6 +183,7 @@ def test_control_registers_as_the_kernel_sees_them(width: int) -> None:
     assert vcpu.q[RAX] == 0x620
     vcpu.q[RBX] = 0xFFFF_FFFF
     assert emulate(guest, "0f22e3"), "mov to CR4"
+    assert vcpu.cr4 == 0xC
     assert emulate(guest, "0f20e0")
     assert vcpu.q[RAX] == 0x62C, "TSD and DE are the guest's, no other bit"
     vcpu.q[RBX] = 0x1234
@@ -259,6 +260,11 @@ def test_rdtsc_counts_virtual_time(width: int) -> None:
     assert emulate(guest, "0f31")
     value = vcpu.q[RAX] | vcpu.q[RDX] << 32
     assert low <= value <= guest_tsc(guest.hv)
+    vcpu.space.reads[START >> 12] = guest.p2m[CODE_PFN] << 12
+    assert emulate(guest, "0f31"), "the short path"
+    assert vcpu.q[RIP] == START + 2
+    assert value <= vcpu.q[RAX] | vcpu.q[RDX] << 32 <= guest_tsc(guest.hv)
+    assert [record.number for record in records(guest, Kind.EMULATED)] == [Instruction.RDTSC] * 2
     fakes_cpu.enter_user_mode(guest)
     assert emulate(guest, "0f31"), "user code too"
     vcpu.cr4 = 4

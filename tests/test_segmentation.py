@@ -1,4 +1,4 @@
-"""Descriptors, segment registers, GDT and LDT."""
+"""Descriptors, segment registers, GDT, LDT and the failsafe callback."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from xentui.engine.x86.state import (
     SS,
 )
 from xentui.engine.xen import descriptor_tables as dt
-from xentui.engine.xen import page
+from xentui.engine.xen import failsafe, page
 from xentui.engine.xen.abi.errno import EINVAL
 from xentui.engine.xen.guest_access import GuestFault
 
@@ -289,6 +289,54 @@ def test_a_return_that_cannot_be_made_is_the_guests_fault(width: int, cs: int, s
         assert (frame[2], frame[3], frame[7]) == (bad, 0x1234, ss)
     else:
         assert guest.read(guest.vcpu.q[RSP], 3, "I") == [bad, 0x1234, cs]
+
+
+# --- the failsafe callback -----------------------------------------------------------------------------------------
+
+
+def test_the_failsafe_frame_of_a_64_bit_guest() -> None:
+    guest = make_cpu_guest(64)
+    vcpu = guest.vcpu
+    fakes_cpu.enter_user_mode(guest)
+    vcpu.failsafe_callback, vcpu.failsafe_masks_events = (0, 0x4400), True
+    vcpu.q[RIP], vcpu.q[RSP], vcpu.i[DS], vcpu.i[GS] = 0x1234, 0x5678, 0x2B, 0x63
+    failsafe.bounce(vcpu, 0x7B, 0x83)
+    assert vcpu.kernel_mode and vcpu.q[RIP] == 0x4400 and vcpu.info[1] == 1
+    assert fakes_cpu.selectors(guest) == (0xE033, 0xE02B)
+    assert vcpu.q[RSP] == STACK_TOP - 11 * 8
+    frame = guest.read(vcpu.q[RSP], 11)
+    assert frame[2:6] == [0x2B, vcpu.i[ES], vcpu.i[FS], 0x63]
+    assert frame[6:8] + frame[9:] == [0x1234, 0x7B, 0x5678, 0x83]
+
+
+def test_the_failsafe_frame_of_a_32_bit_guest() -> None:
+    guest = make_cpu_guest(32)
+    vcpu = guest.vcpu
+    vcpu.failsafe_callback = (0xE019, 0x4400)
+    vcpu.q[RIP], vcpu.q[RSP], vcpu.i[ES] = 0x1234, 0x5678, 0x7B
+    failsafe.bounce(vcpu, 0x73, 0x83)
+    assert (vcpu.q[RIP], vcpu.q[RSP]) == (0x4400, STACK_TOP - 9 * 4)
+    frame = guest.read(vcpu.q[RSP], 9, "I")
+    assert frame[1] == 0x7B and frame[4:6] + frame[7:] == [0x1234, 0x73, 0x5678, 0x83]
+    assert fakes_cpu.ring(guest) == 1
+
+
+def test_the_failsafe_frame_within_a_32_bit_kernel_is_on_its_stack() -> None:
+    guest = make_cpu_guest(32)
+    vcpu = guest.vcpu
+    vcpu.failsafe_callback, vcpu.q[RIP] = (0xE019, 0x4400), 0x1234
+    failsafe.bounce(vcpu, 0x71, 0xE021)
+    assert (vcpu.q[RIP], vcpu.q[RSP]) == (0x4400, STACK_TOP - 7 * 4)
+    assert guest.read(vcpu.q[RSP] + 16, 2, "I") == [0x1234, 0x71]
+
+
+@WIDTHS
+@pytest.mark.parametrize(("address", "stack"), [(0, STACK_TOP), (0x4400, 63 << 20)])
+def test_a_guest_without_callback_or_stack_crashes(width: int, address: int, stack: int) -> None:
+    guest = make_cpu_guest(width)
+    guest.vcpu.failsafe_callback, guest.vcpu.q[RSP] = (0xE019, address), stack
+    failsafe.bounce(guest.vcpu, guest.vcpu.i[CS], guest.vcpu.i[SS])
+    assert guest.domain.shutdown_code is not None
 
 
 # --- the GDT -------------------------------------------------------------------------------------------------------
