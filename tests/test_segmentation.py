@@ -41,6 +41,7 @@ from xentui.engine.x86.state import (
 from xentui.engine.xen import descriptor_tables as dt
 from xentui.engine.xen import failsafe, page
 from xentui.engine.xen.abi.errno import EINVAL
+from xentui.engine.xen.descriptor_check import check_descriptor
 from xentui.engine.xen.guest_access import GuestFault
 
 WIDTHS = pytest.mark.parametrize("width", [32, 64])
@@ -134,7 +135,7 @@ def test_loadable_segments_give_no_ring_away(flags: int, rpl: int, cpl: int) -> 
 
 @given(st.sampled_from([32, 64]), st.integers(0, MASK64))
 def test_a_checked_descriptor_is_the_guests_own(width: int, word: int) -> None:
-    fixed = dt.check_descriptor(width, word)
+    fixed = check_descriptor(width, word)
     if fixed is None:
         return
     high = fixed >> 32
@@ -143,7 +144,7 @@ def test_a_checked_descriptor_is_the_guests_own(width: int, word: int) -> None:
     elif high & seg.NOT_SYSTEM:
         assert high >> 13 & 3 >= (3 if width == 64 else 1)
         assert not (width == 32 and high & seg.LONG)
-        assert dt.check_descriptor(width, fixed) == fixed
+        assert check_descriptor(width, fixed) == fixed
     elif high & seg.TYPE_MASK:
         assert high & seg.TYPE_MASK == seg.TYPE_CALL_GATE and not high & seg.DPL_MASK
         selector = fixed >> 16 & 0xFFFF
@@ -176,7 +177,7 @@ def test_a_checked_descriptor_is_the_guests_own(width: int, word: int) -> None:
     ],
 )  # fmt: skip
 def test_descriptors_are_fixed_up_as_xen_does(width: int, word: int, fixed: int | None) -> None:
-    assert dt.check_descriptor(width, word) == fixed
+    assert check_descriptor(width, word) == fixed
 
 
 # --- segment registers ---------------------------------------------------------------------------------------------
@@ -263,7 +264,7 @@ def test_user_gs_of_a_64_bit_guest() -> None:
 def test_no_selector_and_no_table_leads_to_ring_0(width: int, table: list[int], pairs: list[tuple[int, int]]) -> None:
     guest = make_cpu_guest(width)
     # a table with a descriptor that Xen refuses is not installed; the hypervisor's own segments are there anyway
-    give_gdt(guest, [word for word in table if dt.check_descriptor(width, word) is not None])
+    give_gdt(guest, [word for word in table if check_descriptor(width, word) is not None])
     for cs, ss in pairs:
         guest.vcpu.q[RSP] = STACK_TOP
         dt.return_to_ring3(guest.vcpu, cs | 3, ss | 3)
@@ -402,7 +403,7 @@ def test_update_descriptor_never_raises_and_never_writes_a_page_table(
         result = dt.do_update_descriptor(guest.vcpu, *arguments)
         assert result in (0, -EINVAL)
         if own and result == 0:
-            assert guest.hv.ram64[address >> 3] == dt.check_descriptor(width, word)
+            assert guest.hv.ram64[address >> 3] == check_descriptor(width, word)
     assert bytes(guest.hv.frames.type_count) == counts
     for name, mfn in guest.tables.items():
         assert bytes(guest.hv.ram[mfn << 12 : mfn + 1 << 12]) == tables[name]

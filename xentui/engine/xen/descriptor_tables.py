@@ -33,20 +33,15 @@ from xentui.engine.x86.paging import (
     AddressSpace,
 )
 from xentui.engine.x86.segmentation import (
-    DPL_MASK,
-    DPL_SHIFT,
     FIRST_RESERVED_GDT_PAGE,
     FLAT_CODE_32,
     FLAT_CODE_64,
     FLAT_DATA_32,
     FLAT_DATA_64,
     FLAT_LIMIT,
-    GRANULAR,
     LONG,
     NOT_SYSTEM,
-    TYPE_CALL_GATE,
     TYPE_LDT,
-    TYPE_MASK,
 )
 from xentui.engine.x86.state import (
     CS,
@@ -70,11 +65,10 @@ from xentui.engine.x86.state import (
 from xentui.engine.x86.state import FLAGS as HIDDEN_FLAGS
 from xentui.engine.x86.state import LIMIT as HIDDEN_LIMIT
 from xentui.engine.xen import guest_access, page
-from xentui.engine.xen.abi.arch_x86 import FIRST_RESERVED_GDT_ENTRY, HYPERVISOR_COMPAT_VIRT_START
-from xentui.engine.xen.abi.arch_x86_32 import FLAT_RING1_CS
+from xentui.engine.xen.abi.arch_x86 import FIRST_RESERVED_GDT_ENTRY
 from xentui.engine.xen.abi.arch_x86_64 import FLAT_RING3_CS64, FLAT_RING3_SS64
 from xentui.engine.xen.abi.errno import EFAULT, EINVAL
-from xentui.engine.xen.debugreg import set_debug_register as set_debug_register
+from xentui.engine.xen.descriptor_check import check_descriptor
 from xentui.engine.xen.page_type import get_page_and_type, put_page_and_type
 
 if TYPE_CHECKING:
@@ -132,51 +126,6 @@ def fix_code_selector(selector: int) -> int:
 def fix_stack_selector(selector: int) -> int:
     """The same for a stack selector."""
     return selector if selector & 3 else selector | 1
-
-
-def gate_selector_okay(width: int, selector: int) -> bool:
-    """May a gate lead to this code segment? One of the guest's own, or the flat one of its kernel."""
-    flat_kernel = FLAT_RING3_CS64 if width == 64 else FLAT_RING1_CS
-    return selector >> 3 < FIRST_RESERVED_GDT_ENTRY or selector == flat_kernel or bool(selector & 4)
-
-
-def check_descriptor(width: int, descriptor: int) -> int | None:
-    """A descriptor as Xen lets a guest of `width` have it, or None if it may not (descriptor-tables.c).
-
-    The DPL is raised to the guest kernel's ring. A call gate gets DPL 0, so that its use traps and is emulated; the
-    DPL that the guest gave it is kept in the RPL of its selector. No other system descriptor is allowed.
-    """
-    low, high = descriptor & MASK32, descriptor >> 32
-    if not high & segmentation.PRESENT:
-        return descriptor  # always faults
-    kernel_ring = 3 if width == 64 else 1
-    dpl = max(high >> DPL_SHIFT & 3, kernel_ring)
-    high = high & ~DPL_MASK | dpl << DPL_SHIFT
-    if high & NOT_SYSTEM:
-        if width == 32:
-            if high & LONG:
-                return None
-            if _reaches_hypervisor(low, high):
-                # Old PAE kernels stop at 0xf6800000; the larger M2P of a 64-bit Xen begins below that.
-                low |= 0xFFFF
-                high |= 0xF_0000
-        return low | high << 32
-    kind = high & TYPE_MASK
-    if not kind:
-        return descriptor  # the second half of a 64-bit call gate
-    selector = low >> 16
-    if kind != TYPE_CALL_GATE or not gate_selector_okay(width, selector) or high & (0xE0 if width == 32 else 0xFF):
-        return None
-    return low & 0xFFFF | (selector & ~3 | dpl) << 16 | (high & ~DPL_MASK) << 32
-
-
-def _reaches_hypervisor(low: int, high: int) -> bool:
-    """Does a 32-bit segment start at 0 and end within the hypervisor's part of the address space?"""
-    base = low >> 16 | (high & 0xFF) << 16 | high & 0xFF00_0000
-    size = (low & 0xFFFF | high & 0xF_0000) + 1
-    if high & GRANULAR:
-        size <<= 12
-    return not base and size > HYPERVISOR_COMPAT_VIRT_START
 
 
 def validate_segdesc_page(domain: Domain, mfn: int) -> bool:
