@@ -79,10 +79,26 @@ def _tsc(vcpu: Vcpu) -> int:
     return guest_tsc(vcpu.hv) & MASK64
 
 
+def _apic_base(vcpu: Vcpu) -> int:
+    return _APIC_BASE_VALUE | (0 if vcpu.id else _APIC_BASE_BSP)
+
+
+def _fs_base(vcpu: Vcpu) -> int:
+    return vcpu.q[FS_BASE]
+
+
+def _gs_base(vcpu: Vcpu) -> int:
+    return vcpu.q[GS_BASE]
+
+
+def _shadow_gs_base(vcpu: Vcpu) -> int:
+    return vcpu.inactive_gs_base
+
+
 _READ: dict[int, Callable[[Vcpu], int]] = {
     TSC: _tsc,
     PLATFORM_ID: lambda _: 0,
-    APIC_BASE: lambda vcpu: _APIC_BASE_VALUE | (0 if vcpu.id else _APIC_BASE_BSP),
+    APIC_BASE: _apic_base,
     UCODE_REV: lambda _: 0,
     PLATFORM_INFO: lambda _: 0,
     MISC_FEATURES_ENABLES: lambda _: 0,
@@ -94,9 +110,9 @@ _READ: dict[int, Callable[[Vcpu], int]] = {
     HYPERCALL_PAGE: lambda _: 0,
 }
 _READ_64: dict[int, Callable[[Vcpu], int]] = {
-    FS_BASE_MSR: lambda vcpu: vcpu.q[FS_BASE],
-    GS_BASE_MSR: lambda vcpu: vcpu.q[GS_BASE],
-    SHADOW_GS_BASE: lambda vcpu: vcpu.inactive_gs_base,
+    FS_BASE_MSR: _fs_base,
+    GS_BASE_MSR: _gs_base,
+    SHADOW_GS_BASE: _shadow_gs_base,
 }
 _WRITES_IGNORED = PERFORMANCE_COUNTERS | {
     MPERF,
