@@ -17,9 +17,11 @@ _UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "e": "\x1b", "\\": "\\", "0": "\0"}
 
 EPILOG = """\
-GUEST is the name of a built-in guest ({guests}), a kernel (ELF, compressed, or a Linux bzImage), or an xl domain
-configuration (*.cfg). Exit status of --record: 0 when --until matched or every domain shut down by itself,
-1 when a domain crashed, 2 for a bad command line, configuration or image, 3 when a limit (--for, Ctrl-C) came first.
+GUEST is the name of a built-in guest, a kernel (ELF, compressed, or a Linux bzImage), or an xl domain configuration
+(*.cfg). Built-in guests: {guests}.
+
+Exit status of --record: 0 when --until matched or every domain shut down by itself, 1 when a domain crashed, 2 for a
+bad command line, configuration or image, 3 when a limit (--for, Ctrl-C) came first or nothing could ever happen again.
 
 examples:
   xentui --record hello.xtrace hello64 --input 'poweroff\\n'
@@ -132,6 +134,9 @@ def run(arguments: list[str]) -> int:
     except (UsageError, ConfigError) as error:
         print(f"xentui: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("xentui: interrupted before the guests were started", file=sys.stderr)
+        return EXIT_LIMIT
 
 
 def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
@@ -168,6 +173,7 @@ def _unique(name: str, taken: list[str]) -> str:
 
 def _introduce(options: argparse.Namespace) -> int:
     """Without --record: say what the console will show, and how to record meanwhile."""
+    _specifications(options)
     named = " ".join(options.guests) or "hello64"
     print(
         "xentui: Xen you can see.\n\n"

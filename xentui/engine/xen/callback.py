@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 
 from xentui.engine.x86.exceptions import X86_EXC_NMI
 from xentui.engine.x86.state import (
+    CC_OP,
+    CC_OP_EFLAGS,
+    CC_SRC,
     CS,
+    DF,
     EF_AC,
     EF_IF,
     EF_IOPL,
@@ -20,9 +24,11 @@ from xentui.engine.x86.state import (
     EF_RF,
     EF_TF,
     EF_VM,
+    EFLAGS,
     GS_BASE,
     HFLAGS,
     MASK32,
+    MASK64,
     R11,
     RCX,
     RIP,
@@ -38,7 +44,9 @@ from xentui.engine.xen.abi.arch_x86 import (
 from xentui.engine.xen.abi.core import VMASST_TYPE_architectural_iopl
 from xentui.engine.xen.abi.errno import EINVAL, ENOSYS
 from xentui.engine.xen.domain import TrapHandler, Vcpu
+from xentui.engine.xen.guest_access import access_ok
 
+_pack7, _pack8 = struct.Struct("<7Q").pack_into, struct.Struct("<8Q").pack_into
 FLAT_KERNEL_CS64, FLAT_KERNEL_SS64 = 0xE033, 0xE02B
 _CLEARED = EF_AC | EF_VM | EF_RF | EF_NT | EF_TF
 _GATE_CLEARED = EF_VM | EF_RF | EF_NT | EF_TF
@@ -68,52 +76,51 @@ def toggle_mode(vcpu: Vcpu) -> None:
 def _bounce64(vcpu: Vcpu, address: int, masks_events: bool, error_code: int | None) -> bool:
     q, i, info = vcpu.q, vcpu.i, vcpu.info
     stack, selector, ss = q[RSP], i[CS], i[SS]
+    plain = i[CC_OP] == CC_OP_EFLAGS and i[DF] == 1
+    flags = q[EFLAGS] | q[CC_SRC] if plain else vcpu.processor.read_flags()
     if vcpu.kernel_mode:
         selector &= 0xFFFC  # ring 0 in the frame tells the guest that it was in its kernel
         top = stack
     else:
         toggle_mode(vcpu)
         top = vcpu.kernel_sp
-    flags = vcpu.processor.read_flags()
     mask = info[1]
     pushed = flags & ~(EF_IF | EF_IOPL) | (0 if mask else EF_IF)
     if vcpu.domain.vm_assist & _ARCH_IOPL:
         pushed |= vcpu.iopl << 12
-    if error_code is None:
-        frame = (q[RCX], q[R11], q[RIP], selector | mask << 32, pushed, stack, ss)
-        top = (top & ~0xF) - 56
-    else:
-        frame = (q[RCX], q[R11], error_code, q[RIP], selector | mask << 32, pushed, stack, ss)
-        top = (top & ~0xF) - 64
-    if not _push64(vcpu, top & 0xFFFF_FFFF_FFFF_FFFF, frame) or not address:
-        vcpu.hv.crash(vcpu, "no handler for a trap" if not address else f"unusable kernel stack at {top:#x}")
+    top = (top & ~0xF) - (56 if error_code is None else 64) & MASK64
+    space = vcpu.space
+    base = space.writes.get(top >> 12)
+    if base is None and access_ok(vcpu, top, 64):
+        base = space.write_page(top)
+    within = top & 0xFFF
+    if base is not None and 0 <= base and within <= 0x1000 - 64 and address:
+        if error_code is None:
+            _pack7(vcpu.ram, base + within, q[RCX], q[R11], q[RIP], selector | mask << 32, pushed, stack, ss)
+        else:
+            _pack8(
+                vcpu.ram, base + within, q[RCX], q[R11], error_code, q[RIP], selector | mask << 32, pushed, stack, ss
+            )  # fmt: skip
+    elif not address:
+        vcpu.hv.crash(vcpu, "no handler for a trap")
         return False
+    else:
+        words = [q[RCX], q[R11], q[RIP], selector | mask << 32, pushed, stack, ss]
+        if error_code is not None:
+            words.insert(2, error_code)
+        try:
+            guest_access.write(vcpu, top, struct.pack(f"<{len(words)}Q", *words))
+        except guest_access.GuestFault:
+            vcpu.hv.crash(vcpu, f"unusable kernel stack at {top:#x}")
+            return False
     if masks_events:
         info[1] = 1
     if flags & _CLEARED:
         vcpu.processor.write_flags(flags & ~_CLEARED)
-    q[RSP] = top & 0xFFFF_FFFF_FFFF_FFFF
+    q[RSP] = top
     q[RIP] = address
     if i[CS] != FLAT_KERNEL_CS64 or i[SS] != FLAT_KERNEL_SS64:
         descriptor_tables.load_flat64(vcpu)
-    return True
-
-
-def _push64(vcpu: Vcpu, top: int, frame: tuple[int, ...]) -> bool:
-    """Store the frame's words upwards from `top`; the common case is a mapped stack and no page boundary."""
-    base = vcpu.space.writes.get(top >> 12)
-    within = top & 0xFFF
-    if base is not None and within + 8 * len(frame) <= 0x1000:
-        index = base + within >> 3
-        ram64 = vcpu.space.ram64
-        for word in frame:
-            ram64[index] = word
-            index += 1
-        return True
-    try:
-        guest_access.write(vcpu, top, struct.pack(f"<{len(frame)}Q", *frame))
-    except guest_access.GuestFault:
-        return False
     return True
 
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xentui.engine.clock import COST_ENTRY
+from xentui.engine.clock import BYTES_PER_NS, COST_ENTRY
 from xentui.engine.trace import Kind, rings
 from xentui.engine.x86 import exceptions as x
 from xentui.engine.x86.state import (
+    CC_OP,
+    CC_OP_EFLAGS,
+    CC_SRC,
+    DF,
+    EFLAGS,
     ERROR_CODE,
     HFLAGS,
     MASK32,
     MASK64,
-    R8,
     R10,
     R11,
     RAX,
@@ -27,23 +31,32 @@ from xentui.engine.x86.state import (
     RIP,
     RSI,
 )
-from xentui.engine.xen import callback, cpuid, hypercall, io_port, mm, traps
+from xentui.engine.xen import callback, cpuid, hypercall, io_port, traps
 from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi.errno import EFAULT, ENOSYS
 from xentui.engine.xen.guest_access import GuestFault
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xentui.engine.x86.cpu import Processor
     from xentui.engine.xen.domain import Vcpu
     from xentui.engine.xen.hypervisor import Hypervisor
 
 HYPERCALL_VECTOR, SYSCALL_VECTOR = 0x82, 0x80
 _SYSCALL_LENGTH = 2
-_TWO_REGISTERS = nr.HYPERCALL_update_va_mapping_otherdomain
+_FIVE_ARGUMENTS = nr.HYPERCALL_update_va_mapping_otherdomain
+_ENTRY_BYTES = COST_ENTRY * BYTES_PER_NS
 
 
 class Entry:
-    """Takes the traps of one processor (x86/cpu.py, TrapHandlers). `vcpu` is who runs on it."""
+    """Takes the traps of one processor (x86/cpu.py, TrapHandlers). `vcpu` is who runs on it.
+
+    `syscall` and `interrupt` are closures made once: a local variable costs half of what an attribute does.
+    """
+
+    syscall: Callable[[], None]
+    interrupt: Callable[[int], None]
 
     def __init__(self, hv: Hypervisor, processor: Processor, direct_traps: bool = True) -> None:
         self.hv = hv
@@ -54,55 +67,104 @@ class Entry:
         self.hypercalls = 0
         """Hypercalls taken since the start."""
         self.traps = 0
-        """Exceptions and software interrupts that entered the hypervisor."""
+        """Exceptions, software interrupts and emulated instructions that entered the hypervisor."""
         self.direct = 0
         """Direct traps: user code to the guest's kernel without the hypervisor."""
+        self.syscall = self._syscall_entry()
+        self.interrupt = self._interrupt_entry()
 
-    # --- hypercalls ----------------------------------------------------------------------------------------------
+    # --- hypercalls and system calls -----------------------------------------------------------------------------
 
-    def syscall(self) -> None:
+    def _syscall_entry(self) -> Callable[[], None]:
         """SYSCALL: a 64-bit kernel's hypercall, or a system call of its user code for the hypervisor to pass on."""
-        vcpu, q = self.vcpu, self.q
-        self.processor.settle()
-        rip = q[RIP]
-        q[RCX] = q[RIP] = rip + _SYSCALL_LENGTH & MASK64
-        q[R11] = self.processor.read_flags()
-        if vcpu.width != 64:
-            q[RIP] = rip
-            traps.inject(vcpu, x.X86_EXC_UD)
-        elif vcpu.kernel_mode:
-            number = q[RAX] & MASK32
-            self._hypercall(vcpu, number, rip, MASK64, q[RDI], q[RSI], q[RDX], q[R10], q[R8])
-        else:
-            self._guest_syscall(vcpu, rip)
-        self.leave(vcpu)
-        q[RIP] = q[RIP] - _SYSCALL_LENGTH & MASK64  # the processor adds the instruction's length on its way out
+        q, i, budget = self.q, self.i, self.processor.budget
+        settle, read_flags = self.processor.settle, self.processor.read_flags
+        now, put, table, size = self.hv.clock.now, self.hv.put, hypercall.TABLE, hypercall.TABLE_SIZE
 
-    def _hypercall(
-        self, vcpu: Vcpu, number: int, rip: int, mask: int, a: int, b: int, c: int, d: int, e: int
-    ) -> None:
-        self.hypercalls += 1
-        clock = self.hv.clock
-        now = clock.now()
-        clock.charge(COST_ENTRY)
-        try:
-            if number == _TWO_REGISTERS:
-                result = mm.do_update_va_mapping_otherdomain(vcpu, a, b, c, d, e)
-            elif number < hypercall.TABLE_SIZE:
-                result = hypercall.TABLE[number](vcpu, a, b, c, d)
-                if result == -ENOSYS and hypercall.TABLE[number] is hypercall.do_ni_hypercall:
-                    hypercall.not_implemented(vcpu, number)
+        def syscall() -> None:
+            vcpu = self.vcpu
+            if budget[3]:
+                settle()
+            rip = q[RIP]
+            behind = rip + _SYSCALL_LENGTH & MASK64
+            q[RIP] = q[RCX] = behind
+            plain = i[CC_OP] == CC_OP_EFLAGS and i[DF] == 1
+            q[R11] = q[EFLAGS] | q[CC_SRC] if plain else read_flags()
+            if vcpu.kernel_mode and vcpu.width == 64:
+                self.hypercalls += 1
+                number = q[RAX] & MASK32
+                a, b, c, d = q[RDI], q[RSI], q[RDX], q[R10]
+                time = now()
+                budget[0] -= _ENTRY_BYTES
+                try:
+                    result = table[number](vcpu, a, b, c, d) if number < size else -ENOSYS
+                except GuestFault:
+                    result = -EFAULT
+                if result == -ENOSYS:
+                    hypercall.count_missing(vcpu, number)
+                result &= MASK64
+                q[RAX] = result
+                put(time, rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result)
             else:
-                result = hypercall.not_implemented(vcpu, number)
-        except GuestFault:
-            result = -EFAULT
-        self.q[RAX] = result & mask
-        self.hv.put(now, rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result & MASK64)
+                self._guest_syscall(vcpu, rip)
+            info = vcpu.info
+            if info[0] and not info[1] or vcpu.nmi_pending:
+                self.leave(vcpu)
+            q[RIP] = q[RIP] - _SYSCALL_LENGTH & MASK64  # the processor adds the instruction's length on its way out
+
+        return syscall
+
+    def _interrupt_entry(self) -> Callable[[int], None]:
+        """INT n. 32-bit kernels call the hypervisor with 0x82; their user code calls them with 0x80."""
+        q, i, budget = self.q, self.i, self.processor.budget
+        settle = self.processor.settle
+        now, put, table, size = self.hv.clock.now, self.hv.put, hypercall.TABLE, hypercall.TABLE_SIZE
+
+        def interrupt(vector: int) -> None:
+            vcpu = self.vcpu
+            if budget[3]:
+                settle()
+            if vcpu.width == 64:
+                self._software_interrupt(vcpu, vector)
+            elif vector == HYPERCALL_VECTOR and i[HFLAGS] & 3 == 1:
+                self.hypercalls += 1
+                number = q[RAX] & MASK32
+                a, b, c, d = q[RBX] & MASK32, q[RCX] & MASK32, q[RDX] & MASK32, q[RSI] & MASK32
+                time, rip = now(), q[RIP] - 2 & MASK32
+                budget[0] -= _ENTRY_BYTES
+                try:
+                    result = table[number](vcpu, a, b, c, d) if number < size else -ENOSYS
+                except GuestFault:
+                    result = -EFAULT
+                if result == -ENOSYS:
+                    hypercall.count_missing(vcpu, number)
+                q[RAX] = result & MASK32
+                if number == _FIVE_ARGUMENTS:
+                    d |= (q[RDI] & MASK32) << 32
+                put(time, rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result & MASK64)
+            elif vector == SYSCALL_VECTOR and i[HFLAGS] & 3 == 3 and self._direct_trap(vcpu):
+                return
+            else:
+                self._software_interrupt(vcpu, vector)
+            info = vcpu.info
+            if info[0] and not info[1] or vcpu.nmi_pending:
+                self.leave(vcpu)
+
+        return interrupt
+
+    def _software_interrupt(self, vcpu: Vcpu, vector: int) -> None:
+        """INT n that is neither a hypercall nor a direct trap; INT3 and INTO are exceptions."""
+        self.traps += 1
+        self.hv.clock.charge(COST_ENTRY)
+        if vector == x.X86_EXC_BP or vector == x.X86_EXC_OF:
+            traps.inject(vcpu, vector)
+        else:
+            traps.software_interrupt(vcpu, vector)
 
     def _guest_syscall(self, vcpu: Vcpu, rip: int) -> None:
         """User code of a 64-bit guest called its kernel: through the hypervisor, as both are in ring 3."""
         hv, q = self.hv, self.q
-        if not vcpu.syscall_callback:
+        if not vcpu.syscall_callback or vcpu.width == 32:
             q[RIP] = rip
             traps.inject(vcpu, x.X86_EXC_UD)
             return
@@ -114,31 +176,6 @@ class Entry:
                 now, rip, Kind.SYSCALL, vcpu.id, vcpu.domain.id, q[RAX] & MASK32,
                 q[RDI], 0, vcpu.syscall_callback, rings(3, 3), 0,
             )  # fmt: skip
-
-    def interrupt(self, vector: int) -> None:
-        """INT n. 32-bit kernels call the hypervisor with 0x82; user code calls its kernel with 0x80."""
-        vcpu, q = self.vcpu, self.q
-        self.processor.settle()
-        if vcpu.width == 32:
-            ring = self.i[HFLAGS] & 3
-            if vector == HYPERCALL_VECTOR and ring == 1:
-                self._hypercall(
-                    vcpu, q[RAX] & MASK32, q[RIP] - 2 & MASK32, MASK32,
-                    q[RBX] & MASK32, q[RCX] & MASK32, q[RDX] & MASK32, q[RSI] & MASK32, q[RDI] & MASK32,
-                )  # fmt: skip
-                self.leave(vcpu)
-                return
-            if vector == SYSCALL_VECTOR and ring == 3 and self._direct_trap(vcpu):
-                return
-        self.traps += 1
-        self.hv.clock.charge(COST_ENTRY)
-        if vector == 3:
-            traps.inject(vcpu, x.X86_EXC_BP)
-        elif vector == 4:
-            traps.inject(vcpu, x.X86_EXC_OF)
-        else:
-            traps.software_interrupt(vcpu, vector)
-        self.leave(vcpu)
 
     def _direct_trap(self, vcpu: Vcpu) -> bool:
         """The paper's fast handler: the *processor* takes INT 0x80 from ring 3 to ring 1 through a trap gate.
@@ -165,10 +202,10 @@ class Entry:
 
     def exception(self, vector: int) -> None:
         """A fault or trap of the guest's code."""
-        vcpu = self.vcpu
-        self.processor.settle()
+        vcpu, processor = self.vcpu, self.processor
+        processor.settle()
+        processor.budget[0] -= _ENTRY_BYTES
         self.traps += 1
-        self.hv.clock.charge(COST_ENTRY)
         if vector == x.X86_EXC_PF:
             traps.page_fault(vcpu)
         elif vector == x.X86_EXC_GP:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xentui.engine.trace import Kind
-from xentui.engine.x86.state import FS_BASE, GS_BASE, MASK32, MASK64, RIP
+from xentui.engine.x86.state import FS_BASE, GS_BASE, MASK32, MASK64, RDI, RIP
 from xentui.engine.x86.paging import PAGE_SIZE
 from xentui.engine.xen import (
     callback,
@@ -120,31 +120,35 @@ def do_multicall(vcpu: Vcpu, calls: int, count: int, _c: int, _d: int) -> int:
     return 0
 
 
+def do_update_va_mapping_otherdomain(vcpu: Vcpu, va: int, b: int, c: int, d: int) -> int:
+    """The one hypercall with five arguments in registers (32-bit guests only)."""
+    return mm.do_update_va_mapping_otherdomain(vcpu, va, b, c, d, vcpu.q[RDI] & MASK32)
+
+
 def call(vcpu: Vcpu, number: int, arguments: list[int]) -> int:
-    """Carry one hypercall out, from wherever its arguments came (at least five of them)."""
-    if number >= TABLE_SIZE:
-        return not_implemented(vcpu, number)
+    """Carry one entry of a multicall out."""
+    a, b, c, d, e = arguments[:5]
     try:
         if number == nr.HYPERCALL_update_va_mapping_otherdomain:
-            return mm.do_update_va_mapping_otherdomain(vcpu, *arguments[:5])
-        result = TABLE[number](vcpu, arguments[0], arguments[1], arguments[2], arguments[3])
+            result = mm.do_update_va_mapping_otherdomain(vcpu, a, b, c, d, e)
+        else:
+            result = TABLE[number](vcpu, a, b, c, d) if number < TABLE_SIZE else -ENOSYS
     except GuestFault:
         return -EFAULT
-    if result == -ENOSYS and TABLE[number] is do_ni_hypercall:
-        not_implemented(vcpu, number)
+    if result == -ENOSYS:
+        count_missing(vcpu, number)
     return result
 
 
-def not_implemented(vcpu: Vcpu, number: int) -> int:
-    """Remember that a guest asked for what there is not; the run's end lists it."""
-    counts = vcpu.domain.unimplemented
-    counts[number] = counts.get(number, 0) + 1
-    return -ENOSYS
+def count_missing(vcpu: Vcpu, number: int) -> None:
+    """-ENOSYS was the answer: if the whole hypercall is missing, remember it for the list at the run's end."""
+    if number >= TABLE_SIZE or TABLE[number] is do_ni_hypercall:
+        counts = vcpu.domain.unimplemented
+        counts[number] = counts.get(number, 0) + 1
 
 
 TABLE: list[Handler] = [do_ni_hypercall] * TABLE_SIZE
-"""Hypercall number to handler. update_va_mapping_otherdomain alone has five arguments for 32-bit guests; `call` and
-the entry point know."""
+"""Hypercall number to handler."""
 
 for _number, _handler in (
     (nr.HYPERCALL_set_trap_table, callback.do_set_trap_table),
@@ -168,6 +172,7 @@ for _number, _handler in (
     (nr.HYPERCALL_physdev_op_compat, physdev.do_physdev_op_compat),
     (nr.HYPERCALL_grant_table_op, grant_table.do_grant_table_op),
     (nr.HYPERCALL_vm_assist, kernel.do_vm_assist),
+    (nr.HYPERCALL_update_va_mapping_otherdomain, do_update_va_mapping_otherdomain),
     (nr.HYPERCALL_iret, iret.do_iret),
     (nr.HYPERCALL_vcpu_op, vcpu_op.do_vcpu_op),
     (nr.HYPERCALL_set_segment_base, do_set_segment_base),

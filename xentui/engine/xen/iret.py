@@ -9,7 +9,26 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from xentui.engine.x86.state import EF_IF, EF_IOPL, EF_VM, MASK32, R11, RCX, RIP, RSP
+from xentui.engine.x86.state import (
+    CC_OP,
+    CC_OP_EFLAGS,
+    CC_SRC,
+    CS,
+    DF,
+    EF_CONDITIONS,
+    EF_DF,
+    EF_FIXED,
+    EF_IF,
+    EF_IOPL,
+    EF_VM,
+    EFLAGS,
+    MASK32,
+    R11,
+    RCX,
+    RIP,
+    RSP,
+    SS,
+)
 from xentui.engine.xen import callback, descriptor_tables, guest_access
 from xentui.engine.xen.abi.core import VMASST_TYPE_architectural_iopl
 
@@ -18,6 +37,8 @@ if TYPE_CHECKING:
 
 _IN_SYSCALL = 1 << 8  # VGCF_in_syscall of arch-x86/xen-x86_64.h
 _ARCH_IOPL = 1 << VMASST_TYPE_architectural_iopl
+_GUESTS_FLAGS = 0x3F_7FD7 & ~(EF_CONDITIONS | EF_DF | EF_IOPL | EF_VM)
+"""The bits of RFLAGS, besides the condition codes and DF, that a guest's frame may set."""
 _FRAME64 = struct.Struct("<9Q")
 _FRAME32 = struct.Struct("<4I")
 FLAT_USER_CS64, FLAT_USER_SS64 = 0xE033, 0xE02B
@@ -32,12 +53,11 @@ def _iret64(vcpu: Vcpu) -> int:
     q = vcpu.q
     top = q[RSP]
     base = vcpu.space.reads.get(top >> 12)
-    if base is not None and top & 0xFFF <= 0x1000 - 72 and not top & 7:
-        index = base + (top & 0xFFF) >> 3
-        frame = vcpu.space.ram64[index : index + 9].tolist()
+    if base is not None and top & 0xFFF <= 0x1000 - 72:
+        frame = _FRAME64.unpack_from(vcpu.ram, base + (top & 0xFFF))
     else:
         try:
-            frame = list(_FRAME64.unpack(guest_access.read(vcpu, top, 72)))
+            frame = _FRAME64.unpack(guest_access.read(vcpu, top, 72))
         except guest_access.GuestFault:
             vcpu.hv.crash(vcpu, f"fault while reading the iret frame from the guest's stack at {top:#x}")
             return 0
@@ -54,10 +74,14 @@ def _iret64(vcpu: Vcpu) -> int:
         rcx, r11 = rip, flags & ~(EF_IOPL | EF_VM) | EF_IF
         cs, ss = FLAT_USER_CS64, FLAT_USER_SS64
     q[RCX], q[R11], q[RIP], q[RSP] = rcx, r11, rip, rsp
-    vcpu.processor.write_flags(flags & 0x3F7FD7 & ~(EF_IOPL | EF_VM) | EF_IF)
+    i = vcpu.i
+    i[CC_OP], q[CC_SRC], i[DF] = CC_OP_EFLAGS, flags & EF_CONDITIONS, MASK32 if flags & EF_DF else 1
+    q[EFLAGS] = flags & _GUESTS_FLAGS | EF_IF | EF_FIXED
     vcpu.info[1] = 0 if flags & EF_IF else 1
     vcpu.in_nmi = False
-    descriptor_tables.return_to_ring3(vcpu, cs & 0xFFFF | 3, ss & 0xFFFF | 3)
+    cs, ss = cs & 0xFFFF | 3, ss & 0xFFFF | 3
+    if cs != FLAT_USER_CS64 or ss != FLAT_USER_SS64 or i[CS] != cs or i[SS] != ss:
+        descriptor_tables.return_to_ring3(vcpu, cs, ss)
     return rax
 
 

@@ -21,7 +21,7 @@ PF_PRESENT, PF_WRITE, PF_USER, PF_FETCH = 1, 2, 4, 16
 SELECTOR_IN_IDT = 2
 _PERDOMAIN_START, _PERDOMAIN_END = 0xFFFF_8200_0000_0000, 0xFFFF_8280_0000_0000
 _CR0_TS = 8
-_RDPMC = b"\x0f\x33"
+_RDPMC, _UD2 = 0x33, 0x0B
 
 
 def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
@@ -128,21 +128,28 @@ def set_task_switched(vcpu: Vcpu, on: bool) -> None:
 
 
 def invalid_opcode(vcpu: Vcpu) -> None:
-    """#UD: the forced-emulation prefix, or the guest's own fault.
+    """#UD: the forced-emulation prefix (which begins with UD2), or the guest's own fault.
 
     The emulated processor has no RDPMC; a real one refuses it to a guest with #GP, as CR4.PCE is clear.
     """
-    if _at_rdpmc(vcpu):
+    second = _second_opcode_byte(vcpu)
+    if second == _RDPMC:
         inject(vcpu, X86_EXC_GP, 0)
-    elif not emul_priv_op.emulate_forced_invalid_op(vcpu):
+    elif second != _UD2 or not emul_priv_op.emulate_forced_invalid_op(vcpu):
         inject(vcpu, X86_EXC_UD)
 
 
-def _at_rdpmc(vcpu: Vcpu) -> bool:
+def _second_opcode_byte(vcpu: Vcpu) -> int:
+    """The byte behind 0F at RIP; -1 where there is no 0F."""
+    at = vcpu.q[RIP] + vcpu.q[CS_BASE]
+    base, within = vcpu.space.reads.get(at >> 12), at & 0xFFF
+    if base is not None and within < 0xFFF:
+        return vcpu.ram[base + within + 1] if vcpu.ram[base + within] == 0x0F else -1
     try:
-        return guest_access.read(vcpu, vcpu.q[RIP] + vcpu.q[CS_BASE], 2) == _RDPMC
+        first, second = guest_access.read(vcpu, at, 2)
     except guest_access.GuestFault:
-        return False
+        return -1
+    return second if first == 0x0F else -1
 
 
 def nmi(vcpu: Vcpu) -> None:
