@@ -45,7 +45,9 @@ def _duration(text: str) -> int:
     """A virtual time with its unit, `20ms` or `1.5s`, in nanoseconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip())
     if not match or match[2] not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time: a number and a unit ({', '.join(_UNITS)}), as in 20ms")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time: a number and a unit ({', '.join(_UNITS)}), as in 20ms"
+        )
     return int(float(match[1]) * _UNITS[match[2]])
 
 
@@ -104,14 +106,31 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
     add("--record", metavar="FILE", help="run without the console and write a recording")
     add("--until", metavar="REGEX", type=_pattern, help="stop when a guest's console matches")
     add("--for", metavar="TIME", type=_duration, dest="limit", help="stop after that much virtual time (20ms, 3s)")
-    add("--input", metavar="TEXT|@FILE", type=_typed, help="type into the first guest's console, a line whenever it is quiet")
-    add("--prompt", metavar="REGEX", type=_pattern, help="type a line of --input whenever the console ends with this instead")
+    add(
+        "--input",
+        metavar="TEXT|@FILE",
+        type=_typed,
+        help="type into the first guest's console, a line whenever it is quiet",
+    )
+    add(
+        "--prompt",
+        metavar="REGEX",
+        type=_pattern,
+        help="type a line of --input whenever the console ends with this instead",
+    )
     add("--memory", metavar="MB", type=_number(1, 1 << 20, "MiB"), help="memory of each guest given by name or path")
     add("--vcpus", metavar="N", type=_number(1, 32, "vCPUs"), help="virtual CPUs of each guest given by name or path")
     add("--ramdisk", metavar="FILE", help="ramdisk of a kernel given by path")
     add("--cmdline", metavar="TEXT", help="kernel command line")
-    add("--pace", choices=("exact", "fast"), default="exact", help="exact: deterministic (default); fast: the host's clock")
-    add("--seed", metavar="N", type=_number(0, (1 << 64) - 1, "seed"), default=0, help="seed of the machine-frame order")
+    add(
+        "--pace",
+        choices=("exact", "fast"),
+        default="exact",
+        help="exact: deterministic (default); fast: the host's clock",
+    )
+    add(
+        "--seed", metavar="N", type=_number(0, (1 << 64) - 1, "seed"), default=0, help="seed of the machine-frame order"
+    )
     add("--no-direct-trap", action="store_true", help="32-bit guests' int 0x80 goes through the hypervisor")
     add("--version", action="version", version=f"xentui {__version__}")
     return parser

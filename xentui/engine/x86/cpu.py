@@ -46,7 +46,7 @@ from xentui.engine.x86.state import (
 )
 
 CR0_VALUE = 0x8005_0033  # PG AM WP NE ET MP PE
-CR4_VALUE = 0x0000_0624  # OSXMMEXCPT OSFXSR PAE TSD: rdtsc traps, so that guests see virtual time
+CR4_VALUE = 0x0000_0620  # OSXMMEXCPT OSFXSR PAE
 EFER_VALUE = 0x0000_0D01  # NXE LMA LME SCE
 NO_ADDRESS = 0x8000_0000_0000_0001  # not canonical: an "until" that no guest reaches
 _MSR_EFER = 0xC000_0080
@@ -58,26 +58,33 @@ _HOUR = 3_600_000_000_000
 _BLOCK_HOOK = bytes.fromhex("89d2 48897110 48895118 482911 7801 c3 ff6108")
 
 # The emulator never checks IN and OUT against IOPL or a permission bitmap; it only calls a hook, which must return.
+# RDTSC, checked against CR4.TSD before its hook is called, is never refused by the emulator: TSD stays clear.
 # So the hook is this: call the Python one; if that has set `denied`, raise #GP(0) as the processor would, which leaves
 # the instruction by a long jump, no Python frame in between. The structure behind the last argument is
 # {Python hook, env, raise_exception_err, denied}.
-#   push rbx; mov rbx,rcx (OUT: r8); call [rbx]; cmp byte [rbx+24],0; jne +2; pop rbx; ret
+#   push rbx; mov rbx,rcx (OUT: r8, RDTSC: rsi); call [rbx]; cmp byte [rbx+24],0; jne +2; pop rbx; ret
 #   mov byte [rbx+24],0; mov rdi,[rbx+8]; mov esi,13; xor edx,edx; call [rbx+16]
 _IO_TAIL = "ff13 807b1800 7502 5b c3 c6431800 488b7b08 be0d000000 31d2 ff5310"
 _IN_HOOK = bytes.fromhex("53 4889cb" + _IO_TAIL)
 _OUT_HOOK = bytes.fromhex("53 4c89c3" + _IO_TAIL)
+_RDTSC_HOOK = bytes.fromhex("53 4889f3" + _IO_TAIL)
+# SYSENTER does nothing on the emulator; with no target set (SYSENTER_CS is 0) it is #GP(0) on a processor.
+#   mov rax,[rsi+16]; mov rdi,[rsi+8]; mov esi,13; xor edx,edx; jmp rax
+_SYSENTER_HOOK = bytes.fromhex("488b4610 488b7e08 be0d000000 31d2 ffe0")
 
 
 class TrapHandlers(Protocol):
     """Who takes the traps. `exception` and `interrupt` get the vector; RIP lies at the instruction for exceptions
     that are faults and behind it for traps and INT n. The port handlers are asked for every IN and OUT, whatever the
-    ring; None or False means that the guest may not, which comes back as exception #GP."""
+    ring; None or False means that the guest may not, which comes back as exception #GP. So it is with RDTSC. Where
+    the instruction does not end its block (CPUID, IN, OUT, RDTSC), `unexecuted` says what is left of it."""
 
     def exception(self, vector: int) -> None: ...
     def interrupt(self, vector: int) -> None: ...
     def syscall(self) -> None: ...
     def invalid_opcode(self) -> None: ...
     def cpuid(self) -> None: ...
+    def rdtsc(self) -> bool: ...
     def port_in(self, port: int, size: int) -> int | None: ...
     def port_out(self, port: int, size: int, value: int) -> bool: ...
 
@@ -163,13 +170,24 @@ class Processor:
         self._keep += [page, anchor]
         return ctypes.addressof(anchor)
 
-    def _add_io_hook(self, instruction: int, code: bytes, hook: Any, words: Any) -> int:
-        """A hook of IN or OUT that can refuse: see `_IO_TAIL`; `words` is its structure."""
+    def _add_refusing_hook(self, instruction: int, code: bytes, hook: Any, words: Any) -> int:
+        """A hook of IN, OUT or RDTSC that can refuse: see `_IO_TAIL`; `words` is its structure."""
         words[0] = ctypes.cast(hook, ctypes.c_void_p).value or 0
+        self._fill_raise(words)
+        self._keep.append(hook)
+        return self._add_hook(uc.HOOK_INSN, self._machine_code(code), ctypes.addressof(words), instruction)
+
+    def _add_sysenter_hook(self) -> int:
+        words = (ctypes.c_uint64 * 4)()
+        self._fill_raise(words)
+        code = self._machine_code(_SYSENTER_HOOK)
+        return self._add_hook(uc.HOOK_INSN, code, ctypes.addressof(words), uc.INS_SYSENTER)
+
+    def _fill_raise(self, words: Any) -> None:
+        """The part of a native hook's structure with which it raises an exception."""
         words[1] = self._env
         words[2] = ctypes.cast(uc.raise_exception_err, ctypes.c_void_p).value or 0
-        self._keep += [hook, words]
-        return self._add_hook(uc.HOOK_INSN, self._machine_code(code), ctypes.addressof(words), instruction)
+        self._keep.append(words)
 
     def _add_hook(self, kind: int, callback: object, data: int = 0, *extra: int) -> int:
         hook = ctypes.c_size_t()
@@ -192,9 +210,11 @@ class Processor:
         """Hand every trap to `handlers` from now on. An exception of theirs stops the processor; `run` raises it."""
         i = self.state.i
         exception, interrupt = handlers.exception, handlers.interrupt
-        syscall, invalid, cpuid = handlers.syscall, handlers.invalid_opcode, handlers.cpuid
+        syscall, invalid = handlers.syscall, handlers.invalid_opcode
+        cpuid, rdtsc = handlers.cpuid, handlers.rdtsc
         port_in, port_out = handlers.port_in, handlers.port_out
         failed = self._failed
+        in_words, out_words, rdtsc_words = (ctypes.c_uint64 * 4)(), (ctypes.c_uint64 * 4)(), (ctypes.c_uint64 * 4)()
 
         def on_interrupt(_uc: int, vector: int, _data: int) -> None:
             try:
@@ -220,6 +240,14 @@ class Processor:
                 failed(error)
             return True
 
+        def on_rdtsc(_uc: int, _data: int) -> int:
+            try:
+                if not rdtsc():
+                    rdtsc_words[3] = 1
+            except BaseException as error:
+                failed(error)
+            return 1
+
         def on_cpuid(_uc: int, _data: int) -> int:
             try:
                 cpuid()
@@ -227,7 +255,6 @@ class Processor:
                 failed(error)
             return 1
 
-        in_words, out_words = (ctypes.c_uint64 * 4)(), (ctypes.c_uint64 * 4)()
 
         def on_in(_uc: int, port: int, size: int, _data: int) -> int:
             try:
@@ -250,9 +277,11 @@ class Processor:
             self._add_hook(uc.HOOK_INTR, uc.InterruptHook(on_interrupt)),
             self._add_hook(uc.HOOK_INSN_INVALID, uc.InvalidHook(on_invalid)),
             self._add_hook(uc.HOOK_INSN, uc.SyscallHook(on_syscall), 0, uc.INS_SYSCALL),
-            self._add_hook(uc.HOOK_INSN, uc.CpuidHook(on_cpuid), 0, uc.INS_CPUID),
-            self._add_io_hook(uc.INS_IN, _IN_HOOK, uc.InHook(on_in), in_words),
-            self._add_io_hook(uc.INS_OUT, _OUT_HOOK, uc.OutHook(on_out), out_words),
+            self._add_hook(uc.HOOK_INSN, uc.SkipHook(on_cpuid), 0, uc.INS_CPUID),
+            self._add_refusing_hook(uc.INS_RDTSC, _RDTSC_HOOK, uc.SkipHook(on_rdtsc), rdtsc_words),
+            self._add_sysenter_hook(),
+            self._add_refusing_hook(uc.INS_IN, _IN_HOOK, uc.InHook(on_in), in_words),
+            self._add_refusing_hook(uc.INS_OUT, _OUT_HOOK, uc.OutHook(on_out), out_words),
         ]
 
     def disconnect(self) -> None:
@@ -309,6 +338,11 @@ class Processor:
             if 0 <= undone <= size:
                 budget[0] += undone
             budget[3] = 0
+
+    def unexecuted(self) -> int:
+        """Bytes of the current block from RIP on, which the budget has lost already but which are yet to run."""
+        size = self.budget[3]
+        return self._block[2] + size - (self.state.q[RIP] + self.state.q[CS_BASE]) if size else 0
 
     # --- registers ---------------------------------------------------------------------------------------------
 

@@ -29,7 +29,9 @@ _PROGRAM64 = bytes.fromhex(
     "f4"  # hlt                       #GP
     "0f0b"  # ud2                       #UD
     "0fa2"  # cpuid
-    "0f31"  # rdtsc                     #GP, by CR4.TSD
+    "0f31"  # rdtsc
+    "0f31"  # rdtsc                     #GP, refused
+    "0f34"  # sysenter                  #GP
     "ec"  # in al, dx
     "ee"  # out dx, al                #GP, refused
     "0f05"  # syscall
@@ -51,18 +53,19 @@ _EXPECTED64 = [
     ("exception", 13, 36),
     ("invalid opcode", 6, 37),
     ("cpuid", 0, 39),
-    ("exception", 13, 41),
-    ("in", 0x3F8, 43),
-    ("out", 0x3F8, 44),
-    ("exception", 13, 44),
-    ("syscall", 0, 45),
+    ("rdtsc", 0, 41),
+    ("rdtsc", 0, 43),
+    ("exception", 13, 43),
+    ("exception", 13, 45),
+    ("in", 0x3F8, 47),
+    ("out", 0x3F8, 48),
+    ("exception", 13, 48),
+    ("syscall", 0, 49),
 ]
 
 
 class _Witness:
     """Trap handlers that write down what they see and step over the instruction."""
-
-    _LENGTHS = (("exception", 14, 8), ("exception", 13, 1), ("invalid opcode", 6, 2))
 
     def __init__(self, processor: Processor) -> None:
         self.processor, self.state = processor, processor.state
@@ -81,8 +84,8 @@ class _Witness:
     def exception(self, vector: int) -> None:
         if vector == 14:
             self.errors.append((self.state.i[s.ERROR_CODE], self.state.q[s.CR2]))
-        rdtsc = self.state.q[s.RIP] == _CODE + 41
-        self._saw("exception", vector, 8 if vector == 14 else 2 if rdtsc else 1)
+        two_bytes = self.state.q[s.RIP] - _CODE in (43, 45)
+        self._saw("exception", vector, 8 if vector == 14 else 2 if two_bytes else 1)
 
     def interrupt(self, vector: int) -> None:
         self.flags = self.processor.read_flags()
@@ -101,6 +104,11 @@ class _Witness:
     def cpuid(self) -> None:
         self._saw("cpuid", 0, 0)
         self.state.q[s.RDX] = 0x3F8
+
+    def rdtsc(self) -> bool:
+        self.seen.append(("rdtsc", 0, self.state.q[s.RIP] - _CODE))
+        self.state.q[s.RDX] = 0x3F8
+        return self.state.q[s.RIP] == _CODE + 41
 
     def port_in(self, port: int, size: int) -> int | None:
         self.seen.append(("in", port, self.state.q[s.RIP] - _CODE))
@@ -185,5 +193,5 @@ def run(processor: Processor, ram: memoryview) -> None:
 
 def _code_bytes() -> int:
     """Bytes of the 64-bit program that execute: all up to `syscall`, less what trapped and was stepped over."""
-    stepped_over = 8 + 8 + 1 + 2 + 2 + 1
+    stepped_over = 8 + 8 + 1 + 2 + 2 + 2 + 1
     return len(_PROGRAM64) - 4 - stepped_over

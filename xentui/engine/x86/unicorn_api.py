@@ -77,12 +77,12 @@ CPU_MODEL_NEHALEM = 15
 REG_CR0, REG_CR4, REG_MSR = 50, 54, 248
 
 HOOK_INTR, HOOK_INSN, HOOK_BLOCK, HOOK_INSN_INVALID = 1 << 0, 1 << 1, 1 << 3, 1 << 14
-INS_IN, INS_OUT, INS_SYSCALL, INS_CPUID = 218, 500, 699, 113
+INS_IN, INS_OUT, INS_SYSCALL, INS_CPUID, INS_RDTSC, INS_SYSENTER = 218, 500, 699, 113, 608, 700
 
 InterruptHook = ctypes.PYFUNCTYPE(None, _V, ctypes.c_uint32, _V)
 InvalidHook = ctypes.PYFUNCTYPE(ctypes.c_bool, _V, _V)
 SyscallHook = ctypes.PYFUNCTYPE(None, _V, _V)
-CpuidHook = ctypes.PYFUNCTYPE(ctypes.c_int, _V, _V)
+SkipHook = ctypes.PYFUNCTYPE(ctypes.c_int, _V, _V)
 InHook = ctypes.PYFUNCTYPE(ctypes.c_uint32, _V, ctypes.c_uint32, ctypes.c_int, _V)
 OutHook = ctypes.PYFUNCTYPE(None, _V, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, _V)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xentui.engine.clock import BYTES_PER_NS, COST_ENTRY
-from xentui.engine.trace import Kind, rings
+from xentui.engine.trace import Instruction, Kind, rings
 from xentui.engine.x86 import exceptions as x
 from xentui.engine.x86.state import (
     CC_OP,
@@ -31,9 +31,10 @@ from xentui.engine.x86.state import (
     RIP,
     RSI,
 )
-from xentui.engine.xen import callback, cpuid, hypercall, io_port, traps
+from xentui.engine.xen import callback, cpuid, hypercall, io_port, time, traps
 from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi.errno import EFAULT, ENOSYS
+from xentui.engine.xen.emul_priv_op import CR4_TSD
 from xentui.engine.xen.guest_access import GuestFault
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Entry:
                 self.hypercalls += 1
                 number = q[RAX] & MASK32
                 a, b, c, d = q[RDI], q[RSI], q[RDX], q[R10]
-                time = now()
+                entered = now()
                 budget[0] -= _ENTRY_BYTES
                 try:
                     result = table[number](vcpu, a, b, c, d) if number < size else -ENOSYS
@@ -104,7 +105,7 @@ class Entry:
                     hypercall.count_missing(vcpu, number)
                 result &= MASK64
                 q[RAX] = result
-                put(time, rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result)
+                put(entered, rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result)
             else:
                 self._guest_syscall(vcpu, rip)
             info = vcpu.info
@@ -130,7 +131,7 @@ class Entry:
                 self.hypercalls += 1
                 number = q[RAX] & MASK32
                 a, b, c, d = q[RBX] & MASK32, q[RCX] & MASK32, q[RDX] & MASK32, q[RSI] & MASK32
-                time, rip = now(), q[RIP] - 2 & MASK32
+                entered, rip = now(), q[RIP] - 2 & MASK32
                 budget[0] -= _ENTRY_BYTES
                 try:
                     result = table[number](vcpu, a, b, c, d) if number < size else -ENOSYS
@@ -141,7 +142,7 @@ class Entry:
                 q[RAX] = result & MASK32
                 if number == _FIVE_ARGUMENTS:
                     d |= (q[RDI] & MASK32) << 32
-                put(time, rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result & MASK64)
+                put(entered, rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result & MASK64)
             elif vector == SYSCALL_VECTOR and i[HFLAGS] & 3 == 3 and self._direct_trap(vcpu):
                 return
             else:
@@ -229,30 +230,54 @@ class Entry:
         traps.invalid_opcode(vcpu)
         self.leave(vcpu)
 
+    # These do not end their block: the part of it that is still to run is given back while they look at the clock.
+
     def cpuid(self) -> None:
         """CPUID: the hypervisor's answer, as where the processor can be told to fault on it."""
-        self.traps += 1
-        self.hv.clock.charge(COST_ENTRY)
+        left = self._emulate()
         cpuid.do_cpuid(self.vcpu)
+        self.processor.budget[0] -= left
+
+    def rdtsc(self) -> bool:
+        """RDTSC: virtual time. False: CR4.TSD, the guest's own, is set; the fault comes by the usual way."""
+        vcpu = self.vcpu
+        if vcpu.cr4 & CR4_TSD:
+            return False
+        left = self._emulate()
+        q, hv = self.q, self.hv
+        now = hv.clock.now()
+        value = time.tsc_at(now) & MASK64
+        q[RAX], q[RDX] = value & MASK32, value >> 32
+        hv.put(now, q[RIP], Kind.EMULATED, vcpu.id, vcpu.domain.id, Instruction.RDTSC, value, 0, 0, 0, 0)
+        self.processor.budget[0] -= left
+        return True
 
     def port_in(self, port: int, size: int) -> int | None:
         """IN from any ring; None where IOPL and the I/O bitmap do not allow it."""
         vcpu = self.vcpu
         if not io_port.permitted(vcpu, port, size):
             return None
-        self.traps += 1
-        self.hv.clock.charge(COST_ENTRY)
-        return io_port.port_in(vcpu, port, size)
+        left = self._emulate()
+        value = io_port.port_in(vcpu, port, size)
+        self.processor.budget[0] -= left
+        return value
 
     def port_out(self, port: int, size: int, value: int) -> bool:
         """OUT from any ring; False where it is not allowed."""
         vcpu = self.vcpu
         if not io_port.permitted(vcpu, port, size):
             return False
-        self.traps += 1
-        self.hv.clock.charge(COST_ENTRY)
+        left = self._emulate()
         io_port.port_out(vcpu, port, size, value)
+        self.processor.budget[0] -= left
         return True
+
+    def _emulate(self) -> int:
+        """An instruction is carried out in the processor's stead: count it; the bytes of its block still to run."""
+        self.traps += 1
+        left = self.processor.unexecuted()
+        self.processor.budget[0] += left - _ENTRY_BYTES
+        return left
 
     # --- back to the guest ---------------------------------------------------------------------------------------
 
