@@ -71,7 +71,9 @@ def _memory(specs: list[GuestSpec]) -> int:
     wanted = sum(max(spec.memory, spec.maxmem) for spec in specs)
     host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     if wanted > host:
-        raise _TooMuchMemory(f"the guests want {wanted} MiB of memory and this host has {host}: give them less (--memory)")
+        raise _TooMuchMemory(
+            f"the guests want {wanted} MiB of memory and this host has {host}: give them less (--memory)"
+        )
     return wanted
 
 

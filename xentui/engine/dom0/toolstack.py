@@ -11,9 +11,10 @@ from xentui.engine.dom0.xenstore_domain import introduce_domain, remove_domain
 from xentui.engine.dom0.xenstore_ring import XenstoreConnection
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import PAGE_SIZE
+from xentui.engine.x86.state import MASK64
 from xentui.engine.xen import mm, time, vcpu_op
 from xentui.engine.xen.abi import sched as sched_abi
-from xentui.engine.xen.domain import Domain, Vcpu
+from xentui.engine.xen.domain import Domain
 from xentui.engine.xen.domain_builder import DomainBuilder
 from xentui.engine.xen.elf import ImageError, load_image
 from xentui.engine.xen.page import OutOfMemory
@@ -41,6 +42,8 @@ class Service:
 
     def __init__(self, domain: Domain, spec: GuestSpec, console: ConsoleBackend, store: XenstoreConnection) -> None:
         self.domain, self.spec, self.console, self.store = domain, spec, console, store
+        self.written = self.read = 0
+        """Bytes that the guest's console has written and read so far."""
 
 
 class Toolstack:
@@ -49,6 +52,7 @@ class Toolstack:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.store = Store()
+        self.store.on_request = self._request
         self.services: dict[int, Service] = {}
         self.next_domid = 1
         self.on_output: Callable[[Domain, bytes], None] = lambda domain, data: None
@@ -108,13 +112,36 @@ class Toolstack:
         domain.grants.seed(1, 0, domain.store_frame)
         events = domain.events
         console = ConsoleBackend(self._page(domain.console_frame), lambda: events.notify_guest(domain.console_port))
-        console.on_output = lambda data: self.on_output(domain, data)
+        console.on_output = lambda data: self._output(service, data)
+        console.on_input = lambda data: self._input(service, data)
         store = XenstoreConnection(
             self.store, domain.id, self._page(domain.store_frame), lambda: events.notify_guest(domain.store_port)
         )
         events.bind_backend(domain.console_port, console.poll)
         events.bind_backend(domain.store_port, store.poll)
-        self.services[domain.id] = Service(domain, spec, console, store)
+        service = self.services[domain.id] = Service(domain, spec, console, store)
+
+    def _output(self, service: Service, data: bytes) -> None:
+        """A guest's console has written."""
+        self._trace_console(Kind.CONSOLE_OUT, service.domain, len(data), service.written)
+        service.written += len(data)
+        self.on_output(service.domain, data)
+
+    def _input(self, service: Service, data: bytes) -> None:
+        """A guest's console has been given typed bytes to read."""
+        self._trace_console(Kind.CONSOLE_IN, service.domain, len(data), service.read)
+        service.read += len(data)
+
+    def _trace_console(self, kind: int, domain: Domain, count: int, offset: int) -> None:
+        hv = self.machine.hv
+        hv.put(hv.clock.now(), 0, kind, 0, domain.id, count, offset, 0, 0, 0, 0)
+
+    def _request(self, domid: int, kind: int, request: int, transaction: int, size: int, result: int) -> None:
+        """xenstore has answered a request."""
+        hv = self.machine.hv
+        hv.put(
+            hv.clock.now(), 0, Kind.XENSTORE, 0, domid, kind, request, transaction, size, 0, result & MASK64
+        )  # fmt: skip
 
     def _page(self, frame: int) -> memoryview:
         return self.machine.hv.ram[frame * PAGE_SIZE : (frame + 1) * PAGE_SIZE]

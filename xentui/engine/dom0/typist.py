@@ -43,10 +43,8 @@ class Typist:
             self._wait(QUIET)
             return
         self.tail = (self.tail + data)[-_TAIL:]
-        found = None
-        for found in self.prompt.finditer(self.tail):
-            pass
-        if found and found.end() >= len(self.tail.rstrip(b" ")):
+        ends = [found.end() for found in self.prompt.finditer(self.tail)]
+        if ends and ends[-1] >= len(self.tail.rstrip(b" ")):
             self.tail = b""
             self._wait(1)
 

@@ -255,7 +255,6 @@ class Processor:
                 failed(error)
             return 1
 
-
         def on_in(_uc: int, port: int, size: int, _data: int) -> int:
             try:
                 value = port_in(port, size)

@@ -68,8 +68,8 @@ class BootTables:
     def write(self, ram64: memoryview, p2m: list[int], code: bytearray) -> set[int]:
         """Fill every table. Frames that hold page tables are mapped read-only, all others writable.
 
-        Frames that are not marked in `code` are mapped NX, which the toolstack does not do: the emulated processor stores
-        ten times slower into pages that may hold code. The hypervisor takes NX off at the first fetch
+        Frames that are not marked in `code` are mapped NX, which the toolstack does not do: the emulated processor
+        stores ten times slower into pages that may hold code. The hypervisor takes NX off at the first fetch
         (traps.py, page_fault); the result is the `ram64` indices of all entries that have it.
         """
         tables = frozenset(self.table_pfn.values())

@@ -8,7 +8,6 @@ x86_64/compat/entry.S compat_create_bounce_frame). And the hypercalls that regis
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 from xentui.engine.x86.exceptions import X86_EXC_NMI
 from xentui.engine.x86.state import (
@@ -94,7 +93,7 @@ def _bounce64(vcpu: Vcpu, address: int, masks_events: bool, error_code: int | No
     if base is None and access_ok(vcpu, top, 64):
         base = space.write_page(top)
     within = top & 0xFFF
-    if base is not None and 0 <= base and within <= 0x1000 - 64 and address:
+    if base is not None and base >= 0 and within <= 0x1000 - 64 and address:
         if error_code is None:
             _pack7(vcpu.ram, base + within, q[RCX], q[R11], q[RIP], selector | mask << 32, pushed, stack, ss)
         else:
@@ -266,4 +265,3 @@ def set_context_flags(vcpu: Vcpu, flags: int) -> None:
     """The callback flags that a vcpu_guest_context carries."""
     vcpu.failsafe_masks_events = bool(flags & VGCF_failsafe_disables_events)
     vcpu.syscall_masks_events = bool(flags & VGCF_syscall_disables_events)
-

@@ -428,7 +428,11 @@ def set_window(vcpu: Vcpu, state: State) -> None:
 def set_flat_segments(state: State, width: int) -> None:
     """The segments that a vCPU starts with: flat, kernel."""
     if width == 64:
-        code, data, stack = (0xE033, segmentation.FLAT_RING3_CS64_FLAGS), (0, 0), (0xE02B, segmentation.FLAT_RING3_SS_FLAGS)
+        code, data, stack = (
+            (0xE033, segmentation.FLAT_RING3_CS64_FLAGS),
+            (0, 0),
+            (0xE02B, segmentation.FLAT_RING3_SS_FLAGS),
+        )
     else:
         code = (0xE019, segmentation.FLAT_RING1_CS_FLAGS)
         data = stack = (0xE021, segmentation.FLAT_RING1_DS_FLAGS)

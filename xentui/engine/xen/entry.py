@@ -109,7 +109,7 @@ class Entry:
             else:
                 self._guest_syscall(vcpu, rip)
             info = vcpu.info
-            if info[0] and not info[1] or vcpu.nmi_pending:
+            if (info[0] and not info[1]) or vcpu.nmi_pending:
                 self.leave(vcpu)
             q[RIP] = q[RIP] - _SYSCALL_LENGTH & MASK64  # the processor adds the instruction's length on its way out
 
@@ -148,7 +148,7 @@ class Entry:
             else:
                 self._software_interrupt(vcpu, vector)
             info = vcpu.info
-            if info[0] and not info[1] or vcpu.nmi_pending:
+            if (info[0] and not info[1]) or vcpu.nmi_pending:
                 self.leave(vcpu)
 
         return interrupt
@@ -300,4 +300,3 @@ class Entry:
                 hv.clock.now(), rip, Kind.EVENT_UPCALL, vcpu.id, vcpu.domain.id, 0,
                 0, 0, address, rings(source, self.i[HFLAGS] & 3), 0,
             )  # fmt: skip
-

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from xentui.engine.trace import Kind
-from xentui.engine.x86.state import FS_BASE, GS_BASE, MASK32, MASK64, RDI, RIP
 from xentui.engine.x86.paging import PAGE_SIZE
+from xentui.engine.x86.state import FS_BASE, GS_BASE, MASK32, MASK64, RDI, RIP
 from xentui.engine.xen import (
     callback,
     console_io,
@@ -97,25 +98,39 @@ def do_get_debugreg(vcpu: Vcpu, register: int, _b: int, _c: int, _d: int) -> int
     return -ENODEV if value is None else value
 
 
+_ENTRIES = {32: struct.Struct("<8I"), 64: struct.Struct("<8Q")}
+"""struct multicall_entry: op, result and six arguments, in words of the guest's size."""
+_RESULTS = {32: struct.Struct("<I"), 64: struct.Struct("<Q")}
+
+
 def do_multicall(vcpu: Vcpu, calls: int, count: int, _c: int, _d: int) -> int:
     """Several hypercalls in one trap; each entry's result is written back into it."""
     count &= MASK32
-    wide = vcpu.width == 64
-    size, code, mask = (64, "Q", MASK64) if wide else (32, "I", MASK32)
+    layout, result_layout = _ENTRIES[vcpu.width], _RESULTS[vcpu.width]
+    size, word = layout.size, result_layout.size
+    mask = MASK64 if word == 8 else MASK32
     if not guest_access.access_ok(vcpu, calls, count * size):
         return -EFAULT
-    hv, put = vcpu.hv, vcpu.hv.put
+    hv, space, ram, q = vcpu.hv, vcpu.space, vcpu.ram, vcpu.q
+    now, charge, put = hv.clock.now, hv.clock.charge, hv.put
+    vcpu_id, domain = vcpu.id, vcpu.domain
     for entry in range(calls, calls + count * size, size):
-        number, _result, *arguments = memoryview(guest_access.read(vcpu, entry, size)).cast(code).tolist()
+        within = entry & 0xFFF
+        base = space.reads.get(entry >> 12)
+        if base is not None and within <= 0x1000 - size:
+            number, _, a, b, c, d, e, _ = layout.unpack_from(ram, base + within)
+        else:
+            number, _, a, b, c, d, e, _ = layout.unpack(guest_access.read(vcpu, entry, size))
         number &= MASK32
-        hv.clock.charge(COST_MULTICALL_ENTRY)
-        result = call(vcpu, number, arguments) if number != nr.HYPERCALL_multicall else -EINVAL
-        put(
-            hv.clock.now(), vcpu.q[RIP], Kind.MULTICALL_ENTRY, vcpu.id, vcpu.domain.id, number,
-            *arguments[:4], result & MASK64,
-        )  # fmt: skip
-        guest_access.write(vcpu, entry + size // 8, (result & mask).to_bytes(size // 8, "little"))
-        if not vcpu.domain.runnable:
+        charge(COST_MULTICALL_ENTRY)
+        result = call(vcpu, number, a, b, c, d, e) if number != nr.HYPERCALL_multicall else -EINVAL
+        put(now(), q[RIP], Kind.MULTICALL_ENTRY, vcpu_id, domain.id, number, a, b, c, d, result & MASK64)
+        base = space.writes.get(entry >> 12)
+        if base is not None and within <= 0x1000 - size:
+            result_layout.pack_into(ram, base + within + word, result & mask)
+        else:
+            guest_access.write(vcpu, entry + word, result_layout.pack(result & mask))
+        if not domain.runnable:
             break
     return 0
 
@@ -125,14 +140,12 @@ def do_update_va_mapping_otherdomain(vcpu: Vcpu, va: int, b: int, c: int, d: int
     return mm.do_update_va_mapping_otherdomain(vcpu, va, b, c, d, vcpu.q[RDI] & MASK32)
 
 
-def call(vcpu: Vcpu, number: int, arguments: list[int]) -> int:
+def call(vcpu: Vcpu, number: int, a: int, b: int, c: int, d: int, e: int) -> int:
     """Carry one entry of a multicall out."""
-    a, b, c, d, e = arguments[:5]
     try:
         if number == nr.HYPERCALL_update_va_mapping_otherdomain:
-            result = mm.do_update_va_mapping_otherdomain(vcpu, a, b, c, d, e)
-        else:
-            result = TABLE[number](vcpu, a, b, c, d) if number < TABLE_SIZE else -ENOSYS
+            return mm.do_update_va_mapping_otherdomain(vcpu, a, b, c, d, e)
+        result = TABLE[number](vcpu, a, b, c, d) if number < TABLE_SIZE else -ENOSYS
     except GuestFault:
         return -EFAULT
     if result == -ENOSYS:
@@ -190,7 +203,7 @@ for _number, _handler in (
 
 
 def hypercall_page(width: int) -> bytes:
-    """The page of stubs through which kernels call: 32 bytes each (Xen: arch/x86/hypercall.c, hypercall_page_initialise).
+    """The page of stubs through which kernels call: 32 bytes each (Xen: hypercall.c, hypercall_page_initialise).
 
     64-bit: syscall, which clobbers RCX and R11, so they are saved around it; 32-bit: int $0x82. The iret stub does not
     return, and pushes what the hypercall expects on the stack.

@@ -61,6 +61,7 @@ def _iret64(vcpu: Vcpu) -> int:
         except guest_access.GuestFault:
             vcpu.hv.crash(vcpu, f"fault while reading the iret frame from the guest's stack at {top:#x}")
             return 0
+    rax: int
     rax, r11, rcx, how, rip, cs, flags, rsp, ss = frame
     if cs & 3 == 3 and vcpu.kernel_mode:
         if vcpu.guest_table_user < 0:
@@ -88,6 +89,7 @@ def _iret64(vcpu: Vcpu) -> int:
 def _iret32(vcpu: Vcpu) -> int:
     q = vcpu.q
     top = q[RSP] & MASK32
+    eax: int
     try:
         eax, eip, cs, flags = _FRAME32.unpack(guest_access.read(vcpu, top, 16))
         cs &= 0xFFFF
@@ -112,4 +114,3 @@ def _iret32(vcpu: Vcpu) -> int:
     else:
         descriptor_tables.return_to_ring3(vcpu, cs, ss & 0xFFFF)
     return eax
-

@@ -9,9 +9,30 @@ from typing import TYPE_CHECKING
 
 from xentui.engine.trace import Kind, rings
 from xentui.engine.x86 import segmentation
-from xentui.engine.x86.exceptions import HAS_ERROR_CODE, X86_EXC_DB, X86_EXC_GP, X86_EXC_NM, X86_EXC_NMI, X86_EXC_PF, X86_EXC_UD
+from xentui.engine.x86.exceptions import (
+    HAS_ERROR_CODE,
+    X86_EXC_DB,
+    X86_EXC_GP,
+    X86_EXC_NM,
+    X86_EXC_NMI,
+    X86_EXC_PF,
+    X86_EXC_UD,
+)
 from xentui.engine.x86.paging import NX, PRESENT, RW
-from xentui.engine.x86.state import CR0, CR2, CS, CS_BASE, EF_TF, ERROR_CODE, EXCEPTION_IS_INT, HF_TS, HFLAGS, MASK32, RIP, SS
+from xentui.engine.x86.state import (
+    CR0,
+    CR2,
+    CS,
+    CS_BASE,
+    EF_TF,
+    ERROR_CODE,
+    EXCEPTION_IS_INT,
+    HF_TS,
+    HFLAGS,
+    MASK32,
+    RIP,
+    SS,
+)
 from xentui.engine.xen import callback, descriptor_tables, emul_priv_op, guest_access, ro_page_fault
 
 if TYPE_CHECKING:
@@ -67,20 +88,21 @@ def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
 
 
 def page_fault(vcpu: Vcpu) -> None:
-    """#PF: a write to a page table of the guest's own, a part of its LDT not mapped yet, or the guest's own matter."""
+    """#PF: something for the hypervisor to do unseen, or the guest's own matter."""
     address, error_code = vcpu.q[CR2], vcpu.i[ERROR_CODE]
+    if not _fixed_up(vcpu, address, error_code):
+        inject_page_fault(vcpu, address, error_code)
+
+
+def _fixed_up(vcpu: Vcpu, address: int, error_code: int) -> bool:
+    """A part of the LDT not mapped yet, a write to a page table, or the first fetch from a page (fixup_page_fault)."""
     if _PERDOMAIN_START <= address < _PERDOMAIN_END and not error_code & PF_USER:
-        if descriptor_tables.handle_ldt_fault(vcpu, address):
-            return
-    elif (
-        error_code & (PF_PRESENT | PF_WRITE) == PF_PRESENT | PF_WRITE
-        and vcpu.in_kernel
-        and ro_page_fault.emulate(vcpu, address, error_code)
-    ):
-        return
-    elif error_code & (PF_PRESENT | PF_FETCH) == PF_PRESENT | PF_FETCH and _allow_fetch(vcpu, address):
-        return
-    inject_page_fault(vcpu, address, error_code)
+        return descriptor_tables.handle_ldt_fault(vcpu, address)
+    if not error_code & PF_PRESENT:
+        return False
+    if error_code & PF_WRITE:
+        return vcpu.in_kernel and ro_page_fault.emulate(vcpu, address, error_code)
+    return bool(error_code & PF_FETCH) and _allow_fetch(vcpu, address)
 
 
 def _allow_fetch(vcpu: Vcpu, address: int) -> bool:
@@ -109,7 +131,7 @@ def general_protection(vcpu: Vcpu) -> None:
 
 
 def device_not_available(vcpu: Vcpu) -> None:
-    """#NM: the FPU was taken away by fpu_taskswitch; give it back, and tell the guest if it asked (do_device_not_available)."""
+    """#NM: fpu_taskswitch took the FPU away; give it back, and tell the guest if it asked (do_device_not_available)."""
     told = vcpu.cr0_ts
     set_task_switched(vcpu, False)
     if told:
