@@ -6,6 +6,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from xentui.engine.dom0.console import ConsoleBackend
+from xentui.engine.dom0.guest_log import last_lines
 from xentui.engine.dom0.xenstore import Store
 from xentui.engine.dom0.xenstore_domain import introduce_domain, remove_domain
 from xentui.engine.dom0.xenstore_ring import XenstoreConnection
@@ -159,6 +160,10 @@ class Toolstack:
             service = self.services[domain.id]
             service.console.poll()
             reason = SHUTDOWN_NAMES.get(domain.shutdown_code or 0, f"code {domain.shutdown_code}")
+            if reason == "crash":
+                lines = last_lines(domain)
+                for line in [f"last lines of {domain.name}'s own log:", *lines] if lines else ():
+                    self.machine.hv.log(line)
             self.on_end(domain, reason)
             for vcpu in domain.vcpus:
                 self.machine.scheduler.remove(vcpu)
