@@ -29,7 +29,7 @@ static void multicall_32(unsigned long n)
     }
 }
 
-/* Each page comes to show its neighbour's frame, and back: every update changes a frame, so each is validated in full. */
+/* Each page comes to show its neighbour's frame, and back: every update changes a frame, so each is validated. */
 static uint64_t swapped(unsigned int page, bool odd)
 {
     return even_ptes[page ^ odd];

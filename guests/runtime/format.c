@@ -24,7 +24,8 @@ static void put_padded(struct output *out, const char *text, size_t n, int width
         put(out, ' ');
 }
 
-static void put_number(struct output *out, uint64_t n, unsigned int base, bool negative, int width, bool left, char fill)
+static void put_number(struct output *out, uint64_t n, unsigned int base, bool negative, int width, bool left,
+                       char fill)
 {
     char digits[24];
     size_t at = sizeof(digits);

@@ -138,9 +138,10 @@ uint64_t clock_ns(void);                 /* nanoseconds since boot, by the share
 void timer_init(void);
 void sleep_ns(uint64_t ns);
 
-/* user.c: a "process": user code and a stack in user pages. Code lies in section .user, refers to nothing of the kernel,
- * finds its argument in RDI or EAX, and ends with "int3" (the one software interrupt, with "int $0x80", that QEMU's
- * emulation lets Xen see right: up to version 9 it reports "int $n" in 64-bit mode with the error code 16n + 2 for 8n + 2). */
+/* user.c: a "process": user code and a stack in user pages. Code lies in section .user, refers to nothing of the
+ * kernel, finds its argument in RDI or EAX, and ends with "int3" (the one software interrupt, with "int $0x80", that
+ * QEMU's emulation lets Xen see right: before version 10 it reports "int $n" in 64-bit mode with the error code
+ * 16n + 2 for 8n + 2). */
 #define USER_EXIT 3
 void user_init(void);
 void *user_code(const void *kernel_address);  /* the same byte as user mode sees it */

@@ -1,6 +1,6 @@
 /* How a guest's image is laid out: text from VIRT_BASE, then constants, then data and bss, each from a page boundary
- * of its own, so that the runtime can give each its own protection. Load addresses count from 0 (XEN_ELFNOTE_PADDR_OFFSET
- * is 0 by default), so the image occupies the domain's first frames. */
+ * of its own, so that the runtime can give each its own protection. Load addresses count from 0, which is what
+ * XEN_ELFNOTE_PADDR_OFFSET is by default, so the image occupies the domain's first frames. */
 #include "layout.h"
 
 #ifdef __x86_64__

@@ -89,11 +89,11 @@ trap_common:
     pop %ecx
     pop %eax
     add $8, %esp                        /* vector, error code */
-    /* The IRET instruction cannot restore the upcall mask together with EIP; an upcall between the two would nest without
-     * bound. The hypercall does both at once (its stub pushes EAX). */
+    /* The IRET instruction cannot restore the upcall mask together with EIP; an upcall between the two would nest
+     * without bound. The hypercall does both at once (its stub pushes EAX). */
     jmp hypercall_page + __HYPERVISOR_iret * 32
 
-/* long user_enter(code, stack, argument): run user code until the kernel calls user_leave(value), which returns here. */
+/* long user_enter(code, stack, argument): run user code until the kernel calls user_leave(value): that returns here. */
     .globl user_enter
 user_enter:
     mov 4(%esp), %ecx
@@ -125,8 +125,8 @@ user_leave:
     ret
 
 /* A vector 0x80 handler that counts and returns, as short as can be. Entered directly from ring 3 it leaves the upcall
- * mask alone, so the processor's own IRET takes it back: the hypervisor is not entered at all. Entered by the hypervisor
- * (no direct trap) with the trap table's event-mask flag clear, the same holds on the way back. */
+ * mask alone, so the processor's own IRET takes it back: the hypervisor is not entered at all. Entered by the
+ * hypervisor (no direct trap) with the trap table's event-mask flag clear, the same holds on the way back. */
     .globl int80_count_and_return
 int80_count_and_return:
     incl %ss:int80_count

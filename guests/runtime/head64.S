@@ -115,7 +115,7 @@ trap_common:
     push $0                             /* no VGCF flags: restore RCX and R11 too */
     jmp hypercall_page + __HYPERVISOR_iret * 32
 
-/* long user_enter(code, stack, argument): run user code until the kernel calls user_leave(value), which returns here. */
+/* long user_enter(code, stack, argument): run user code until the kernel calls user_leave(value): that returns here. */
     .globl user_enter
 user_enter:
     push %rbx

@@ -1,5 +1,5 @@
-/* Direct paging: the tables the processor walks are the guest's own and hold machine frames. The guest reads them through
- * its initial mapping (read-only there) and asks Xen to change them. */
+/* Direct paging: the tables the processor walks are the guest's own and hold machine frames. The guest reads them
+ * through its initial mapping (read-only there) and asks Xen to change them. */
 #include "guest.h"
 
 unsigned long *m2p, *p2m;

@@ -23,8 +23,8 @@ static uint64_t entry_for(const void *page, uint64_t flags)
     return (uint64_t)mfn_of(page) << 12 | PTE_PRESENT | PTE_USER | PTE_ACCESSED | flags;
 }
 
-/* Build L4, L3, L2 and L1 tables for the code pages and a stack, and give them to Xen. The same L3 goes into the kernel's
- * L4 too, so that the kernel can look at what user mode sees. */
+/* Build L4, L3, L2 and L1 tables for the code pages and a stack, and give them to Xen. The same L3 goes into the
+ * kernel's L4 too, so that the kernel can look at what user mode sees. */
 void user_init(void)
 {
     uint64_t *l4 = page_allocate(), *l3 = page_allocate(), *l2 = page_allocate(), *l1 = page_allocate();
@@ -56,18 +56,21 @@ unsigned long user_stack_top(void)
 
 #else
 
+/* Let ring 3 at a page: the user bit in both levels that have one. */
+static void open_to_user(void *page, uint64_t clear, uint64_t set)
+{
+    unsigned long va = (unsigned long)page;
+    uint64_t l2 = *pte_pointer(va, 2);
+    if (!(l2 & PTE_USER))
+        mmu_set(pte_machine_address(va, 2), l2 | PTE_USER);
+    pte_write(va, (pte_read(va) & ~clear) | set | PTE_USER);
+}
+
 void user_init(void)
 {
-    for (char *page = user_start; page < user_end; page += PAGE_SIZE) {
-        uint64_t machine = pte_machine_address((unsigned long)page, 2), l2 = *pte_pointer((unsigned long)page, 2);
-        if (!(l2 & PTE_USER))
-            mmu_set(machine, l2 | PTE_USER);
-        pte_write((unsigned long)page, (pte_read((unsigned long)page) & ~PTE_WRITABLE) | PTE_USER);
-    }
-    uint64_t machine = pte_machine_address((unsigned long)user_stack, 2), l2 = *pte_pointer((unsigned long)user_stack, 2);
-    if (!(l2 & PTE_USER))
-        mmu_set(machine, l2 | PTE_USER);
-    pte_write((unsigned long)user_stack, pte_read((unsigned long)user_stack) | PTE_USER | PTE_NX);
+    for (char *page = user_start; page < user_end; page += PAGE_SIZE)
+        open_to_user(page, PTE_WRITABLE, 0);
+    open_to_user(user_stack, 0, PTE_NX);
 }
 
 void *user_code(const void *kernel_address)

@@ -61,7 +61,8 @@ static void test_gdt(void)
     is(update_descriptor(machine + 4 * 8, descriptor(0, 0xfffff, 0xe9, 0)), -XEN_EINVAL, "update_descriptor: a TSS");
     is(update_descriptor(machine + 2 * 8, 0), 0, "update_descriptor: remove one");
     load_selector(0x13);
-    check(record.count == 1 && record.frame.vector == 13 && record.frame.error == 0x10, "... and it can no longer be loaded");
+    check(record.count == 1 && record.frame.vector == 13 && record.frame.error == 0x10,
+          "... and it can no longer be loaded");
     load_selector(0);
     is(set_gdt(NULL, 0), 0, "set_gdt: none");
     is(pte_write(va, machine | PTE_DATA), 0, "... and the page can be mapped writable again");

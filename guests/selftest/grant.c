@@ -13,7 +13,8 @@ void test_grant_table(void)
     struct gnttab_setup_table table = {.dom = DOMID_SELF, .nr_frames = 1};
     xen_pfn_t frames[1] = {0};
     is(grant_operation(GNTTABOP_query_size, &size, 1), 0, "query_size");
-    check(size.status == GNTST_okay && size.max_nr_frames >= 1 && size.nr_frames <= size.max_nr_frames, "... some frames");
+    check(size.status == GNTST_okay && size.max_nr_frames >= 1 && size.nr_frames <= size.max_nr_frames,
+          "... some frames");
     set_xen_guest_handle(table.frame_list, frames);
     is(grant_operation(GNTTABOP_setup_table, &table, 1), 0, "setup_table");
     is(table.status, GNTST_okay, "... is well");

@@ -1,9 +1,10 @@
 /* What a guest finds when it starts: start_info, the frame tables, shared_info, versions. */
 #include "selftest.h"
 
-static bool in_order(unsigned long a, unsigned long b)
+/* Page-aligned, and not before what comes first. */
+static bool follows(unsigned long later, unsigned long earlier)
 {
-    return a < b && !(a & (PAGE_SIZE - 1)) && !(b & (PAGE_SIZE - 1));
+    return later >= earlier && !(later & (PAGE_SIZE - 1));
 }
 
 /* The virtual layout of xen.h, "Start-of-day memory layout". */
@@ -12,20 +13,24 @@ static void test_layout(void)
     extern char image_end[];
     unsigned long info = (unsigned long)start_info, stack = boot.sp - PAGE_SIZE;
     unsigned long end = (boot.sp + (512 << 10) + (4 << 20) - 1) & -(4UL << 20);
-    check(in_order((unsigned long)image_end, start_info->mfn_list + 1 - 1) || (unsigned long)image_end == start_info->mfn_list,
+    check(follows(start_info->mfn_list, (unsigned long)image_end),
           "the frame list lies behind the image, page-aligned");
-    check(in_order(start_info->mfn_list, info), "start_info lies behind the frame list");
-    check(in_order(info, start_info->pt_base), "the page tables lie behind start_info");
-    is64(stack, start_info->pt_base + start_info->nr_pt_frames * PAGE_SIZE, "the boot stack lies behind the page tables");
+    check(follows(info, start_info->mfn_list + start_info->nr_pages * sizeof(long)),
+          "start_info lies behind the frame list");
+    check(follows(start_info->pt_base, info + PAGE_SIZE), "the page tables lie behind start_info");
+    is64(stack, start_info->pt_base + start_info->nr_pt_frames * PAGE_SIZE,
+         "the boot stack lies behind the page tables");
     unsigned long mapped = VIRT_BASE;
     while (pte_read(mapped) & PTE_PRESENT)
         mapped += PAGE_SIZE;
-    check(mapped >= end && !(mapped & ((4 << 20) - 1)), "the initial mapping ends on 4 MiB, with 512 KiB of padding or more");
+    check(mapped >= end && !(mapped & ((4 << 20) - 1)),
+          "the initial mapping ends on 4 MiB, with 512 KiB of padding or more");
     unsigned long straight = 0;
     for (unsigned long pfn = 0; pfn < (mapped - VIRT_BASE) / PAGE_SIZE; pfn++)
         straight += (pte_read(VIRT_BASE + pfn * PAGE_SIZE) & PTE_FRAME) >> 12 == p2m[pfn];
     /* all but the page that this runtime gave to shared_info */
-    is((long)straight, (long)((mapped - VIRT_BASE) / PAGE_SIZE) - 1, "the initial mapping is the frame list's, page for page");
+    is((long)straight, (long)((mapped - VIRT_BASE) / PAGE_SIZE) - 1,
+       "the initial mapping is the frame list's, page for page");
 }
 
 static void test_boot_state(void)
@@ -72,10 +77,13 @@ void test_start_info(void)
     domid_t self = DOMID_SELF;
     is(hypercall_memory_op(XENMEM_current_reservation, &self), (long)start_info->nr_pages,
        "nr_pages is the current reservation");
-    check(!(start_info->flags & SIF_PRIVILEGED) == !is_initial_domain(), "SIF_PRIVILEGED comes with SIF_INITDOMAIN only");
-    check(!(start_info->flags & (SIF_MULTIBOOT_MOD | SIF_MOD_START_PFN)) && !start_info->mod_len, "no module, no module flags");
+    check(!(start_info->flags & SIF_PRIVILEGED) == !is_initial_domain(),
+          "SIF_PRIVILEGED comes with SIF_INITDOMAIN only");
+    check(!(start_info->flags & (SIF_MULTIBOOT_MOD | SIF_MOD_START_PFN)) && !start_info->mod_len,
+          "no module, no module flags");
     if (is_initial_domain()) {
-        check(!start_info->store_mfn && !start_info->store_evtchn, "the xenstore page is right for this kind of domain");
+        check(!start_info->store_mfn && !start_info->store_evtchn,
+              "the xenstore page is right for this kind of domain");
         check(start_info->console.dom0.info_off >= sizeof(start_info_t) || !start_info->console.dom0.info_size,
               "the console information is right for this kind of domain");
     } else {
@@ -133,7 +141,8 @@ void test_versions(void)
     check((features.submap & wanted) == wanted, "... preserve_ad and map_avail_bits are there");
     const uint32_t unwanted = 1 << XENFEAT_auto_translated_physmap | 1 << XENFEAT_supervisor_mode_kernel |
                               1 << XENFEAT_writable_descriptor_tables | 1 << XENFEAT_hvm_callback_vector;
-    check(!(features.submap & unwanted), "... auto_translated_physmap, supervisor_mode_kernel and the HVM ones are not");
+    check(!(features.submap & unwanted),
+          "... auto_translated_physmap, supervisor_mode_kernel and the HVM ones are not");
     features.submap_idx = 1;
     is(hypercall_xen_version(XENVER_get_features, &features), -XEN_EINVAL, "get_features, submap 1");
     is(hypercall_xen_version(XENVER_pagesize, NULL), PAGE_SIZE, "pagesize");

@@ -3,8 +3,8 @@
 
 #define VA(page) ((unsigned long)scratch[page])
 
-/* A machine address for which no domain has any right, beyond what the processor can address; and a frame number that is
- * no RAM, in a word of either size. */
+/* A machine address for which no domain has any right, beyond what the processor can address; and a frame number that
+ * is no RAM, in a word of either size. */
 #define NOBODYS (1ULL << 46)
 #define NO_FRAME (1UL << 30)
 
@@ -41,7 +41,8 @@ static void test_balloon(void)
     p2m[pfn] = frame;
     is64(m2p[frame], pfn, "... M2P knows it");
     is(pte_write(VA(0), (uint64_t)frame << 12 | PTE_DATA), 0, "... it can be mapped");
-    is(hypercall_memory_op(XENMEM_current_reservation, &self), (long)start_info->nr_pages, "... as many pages as before");
+    is(hypercall_memory_op(XENMEM_current_reservation, &self), (long)start_info->nr_pages,
+       "... as many pages as before");
 }
 
 void test_memory_op(void)
@@ -52,7 +53,8 @@ void test_memory_op(void)
     check(hypercall_memory_op(XENMEM_maximum_ram_page, NULL) > 0, "maximum_ram_page");
     check(hypercall_memory_op(XENMEM_maximum_reservation, &self) >= (long)start_info->nr_pages ||
           hypercall_memory_op(XENMEM_maximum_reservation, &self) < 0, "maximum_reservation is no less than nr_pages");
-    is(hypercall_memory_op(XENMEM_current_reservation, NOWHERE), -XEN_EFAULT, "current_reservation of a domain from nowhere");
+    is(hypercall_memory_op(XENMEM_current_reservation, NOWHERE), -XEN_EFAULT,
+       "current_reservation of a domain from nowhere");
     is(hypercall_memory_op(XENMEM_current_reservation, &nobody), -XEN_ESRCH, "current_reservation of no domain");
     is(hypercall_memory_op(XENMEM_machphys_mapping, &mapping), 0, "machphys_mapping");
     check(mapping.v_start >= MACH2PHYS_VIRT_START && (sizeof(long) == 4 || mapping.v_start == MACH2PHYS_VIRT_START),
@@ -62,7 +64,8 @@ void test_memory_op(void)
     is(hypercall_memory_op(63, NULL), -XEN_ENOSYS, "unknown command");
     is(hypercall_memory_op(XENMEM_populate_physmap, NOWHERE), 0, "populate_physmap from nowhere populates nothing");
     is(reservation(XENMEM_populate_physmap, 1, NOWHERE, DOMID_SELF), 0, "populate_physmap of a list nowhere too");
-    is(reservation(XENMEM_decrease_reservation, 1, frames, 0x1234), 0, "decrease_reservation of no domain does nothing");
+    is(reservation(XENMEM_decrease_reservation, 1, frames, 0x1234), 0,
+       "decrease_reservation of no domain does nothing");
     frames[0] = NO_FRAME;
     is(reservation(XENMEM_decrease_reservation, 1, frames, DOMID_SELF), 0, "decrease_reservation of no frame");
     test_balloon();
@@ -76,12 +79,15 @@ static void test_update_va_mapping(void)
     is(*(volatile uint8_t *)scratch[1], 0x5a, "... is seen at both addresses");
     is64(pte_read(VA(0)) & PTE_FRAME, (uint64_t)mfn_of(scratch[1]) << 12, "... and in the table");
     restore(0);
-    is(hypercall_update_va_mapping(hole, own_pte(0, PTE_DATA), 0), -XEN_EINVAL, "update_va_mapping: where there is no table");
+    is(hypercall_update_va_mapping(hole, own_pte(0, PTE_DATA), 0), -XEN_EINVAL,
+       "update_va_mapping: where there is no table");
     is(hypercall_update_va_mapping((unsigned long)m2p, own_pte(0, PTE_DATA), 0), -XEN_EINVAL,
        "update_va_mapping: in the hypervisor's slot");
-    is(hypercall_update_va_mapping(VA(0), own_pte(0, PTE_DATA), UVMF_TLB_FLUSH | UVMF_ALL), 0, "update_va_mapping: flush all");
+    is(hypercall_update_va_mapping(VA(0), own_pte(0, PTE_DATA), UVMF_TLB_FLUSH | UVMF_ALL), 0,
+       "update_va_mapping: flush all");
     is(hypercall_update_va_mapping(VA(0), own_pte(0, PTE_DATA), 3), 0, "update_va_mapping: flush type 3 is none");
-    uint64_t table = pte_machine_address(VA(0), 1) & PTE_FRAME, top = (uint64_t)mfn_of((void *)start_info->pt_base) << 12;
+    uint64_t table = pte_machine_address(VA(0), 1) & PTE_FRAME;
+    uint64_t top = (uint64_t)mfn_of((void *)start_info->pt_base) << 12;
     is(pte_write(VA(0), table | PTE_DATA), -XEN_EBUSY, "update_va_mapping: an L1 table, writable");
     is(pte_write(VA(0), top | PTE_DATA), -XEN_EBUSY, "update_va_mapping: the top table, writable");
     is(pte_write(VA(0), table | (PTE_DATA & ~PTE_WRITABLE)), 0, "update_va_mapping: an L1 table, read-only");
@@ -130,7 +136,9 @@ static void test_entry_bits(void)
 static void test_mmu_update(void)
 {
     uint64_t machine = pte_machine_address(VA(0), 1), data = (uint64_t)mfn_of(scratch[1]) << 12;
-    mmu_update_t requests[3] = {{machine, own_pte(0, PTE_DATA)}, {machine, own_pte(0, PTE_DATA)}, {machine, NOBODYS | PTE_DATA}};
+    mmu_update_t requests[3] = {
+        {machine, own_pte(0, PTE_DATA)}, {machine, own_pte(0, PTE_DATA)}, {machine, NOBODYS | PTE_DATA},
+    };
     unsigned int done = 99;
     is(hypercall_mmu_update(requests, 3, &done, DOMID_SELF), -XEN_EPERM, "mmu_update: the third of three is refused");
     is((long)done, 2, "... two were done");
@@ -153,7 +161,8 @@ static void test_mmu_update(void)
     uint64_t top = (uint64_t)mfn_of((void *)start_info->pt_base) << 12;
 #ifdef __x86_64__
     is(mmu_set(top | 256 * 8, 0), -XEN_EINVAL, "mmu_update: the hypervisor's slot in the L4 table");
-    is(mmu_set(top | 300 * 8, own_pte(0, PTE_PRESENT | PTE_WRITABLE)), -XEN_EINVAL, "mmu_update: a data page as an L3 table");
+    is(mmu_set(top | 300 * 8, own_pte(0, PTE_PRESENT | PTE_WRITABLE)), -XEN_EINVAL,
+       "mmu_update: a data page as an L3 table");
 #else
     is(mmu_set(top | 2 * 8, own_pte(0, PTE_PRESENT)), -XEN_EINVAL, "mmu_update: a data page as an L2 table");
 #endif

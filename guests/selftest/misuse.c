@@ -16,7 +16,9 @@ static unsigned long address(const void *pointer)
 
 void test_unknown_hypercalls(void)
 {
-    static const unsigned long unknown[] = {11, 43, 44, 45, 46, 47, 51, 52, 53, 54, 55, 56, 63, 64, 127, 128, 1000, 0x7fffffff};
+    static const unsigned long unknown[] = {
+        11, 43, 44, 45, 46, 47, 51, 52, 53, 54, 55, 56, 63, 64, 127, 128, 1000, 0x7fffffff,
+    };
     for (size_t i = 0; i < ARRAY_SIZE(unknown); i++)
         is(raw(unknown[i], 0, 0), -XEN_ENOSYS, "hypercall %lu", unknown[i]);
     is(raw(0xffffffff, 0, 0), -XEN_ENOSYS, "hypercall 0xffffffff");
@@ -64,7 +66,8 @@ static void test_vcpu_misuse(void)
           hypercall_vcpu_op(VCPUOP_register_vcpu_info, 0, &info) == -XEN_ENXIO, "vcpu_op: vcpu_info unaligned");
     is(hypercall_vcpu_op(VCPUOP_register_vcpu_info, 0, NOWHERE), -XEN_EFAULT, "vcpu_op: register from nowhere");
     is(hypercall_vcpu_op(VCPUOP_set_periodic_timer, 0, &periodic), -XEN_EINVAL, "vcpu_op: a period of 1 us");
-    is(hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 0, &single), 0, "vcpu_op: a timer in the past, which fires at once");
+    is(hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 0, &single), 0,
+       "vcpu_op: a timer in the past, which fires at once");
     is(hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 0, NOWHERE), -XEN_EFAULT, "vcpu_op: a timer from nowhere");
     is(hypercall_vcpu_op(VCPUOP_stop_periodic_timer, 0, NULL), 0, "vcpu_op: stop the periodic timer");
     is(hypercall_vcpu_op(VCPUOP_stop_singleshot_timer, 0, NULL), 0, "vcpu_op: stop the single-shot timer");
@@ -90,7 +93,8 @@ static void test_callback_misuse(void)
 {
     struct callback_register callback = {.type = 77};
     struct callback_unregister gone = {.type = CALLBACKTYPE_event};
-    is(hypercall_callback_op(99, &callback), sizeof(long) == 8 ? -XEN_ENOSYS : -XEN_EINVAL, "callback_op: unknown command");
+    is(hypercall_callback_op(99, &callback), sizeof(long) == 8 ? -XEN_ENOSYS : -XEN_EINVAL,
+       "callback_op: unknown command");
     is(hypercall_callback_op(CALLBACKOP_register, &callback), -XEN_ENOSYS, "callback_op: unknown type");
     is(hypercall_callback_op(CALLBACKOP_register, NOWHERE), -XEN_EFAULT, "callback_op: from nowhere");
     is(hypercall_callback_op(CALLBACKOP_unregister, &gone), -XEN_EINVAL, "callback_op: the event callback stays");
@@ -99,7 +103,8 @@ static void test_callback_misuse(void)
 #ifdef __x86_64__
     callback = (struct callback_register){.type = CALLBACKTYPE_failsafe, .address = 0x8000000000000000};
     is(hypercall_callback_op(CALLBACKOP_register, &callback), -XEN_EINVAL, "callback_op: a non-canonical address");
-    is(raw(__HYPERVISOR_set_callbacks, 0x8000000000000000, 0), 0, "set_callbacks: a non-canonical address is not complained of");
+    is(raw(__HYPERVISOR_set_callbacks, 0x8000000000000000, 0), 0,
+       "set_callbacks: a non-canonical address is not complained of");
 #endif
 }
 
@@ -116,7 +121,8 @@ static void test_traps_misuse(void)
     is(raw(__HYPERVISOR_stack_switch, FLAT_KERNEL_SS, boot.sp), 0, "stack_switch");
 #ifdef __x86_64__
     is(raw(__HYPERVISOR_set_segment_base, 4, 0), -XEN_EINVAL, "set_segment_base: no such base");
-    is(raw(__HYPERVISOR_set_segment_base, SEGBASE_FS, 0x8000000000000000), -XEN_EINVAL, "set_segment_base: non-canonical");
+    is(raw(__HYPERVISOR_set_segment_base, SEGBASE_FS, 0x8000000000000000), -XEN_EINVAL,
+       "set_segment_base: non-canonical");
     is(raw(__HYPERVISOR_set_segment_base, SEGBASE_GS_USER_SEL, 0), 0, "set_segment_base: the null selector");
 #else
     is(raw(25, 0, 0), -XEN_ENOSYS, "set_segment_base is for 64-bit guests");
@@ -128,9 +134,11 @@ static void test_other_misuse(void)
     struct physdev_set_iopl iopl = {.iopl = 4};
     is(raw(__HYPERVISOR_vm_assist, 99, 0), -XEN_ENOSYS, "vm_assist: unknown command");
     is(raw(__HYPERVISOR_vm_assist, VMASST_CMD_enable, 31), -XEN_EINVAL, "vm_assist: unknown type");
-    is(raw(__HYPERVISOR_vm_assist, VMASST_CMD_enable, VMASST_TYPE_writable_pagetables), 0, "vm_assist: writable page tables");
+    is(raw(__HYPERVISOR_vm_assist, VMASST_CMD_enable, VMASST_TYPE_writable_pagetables), 0,
+       "vm_assist: writable page tables");
     is(raw(__HYPERVISOR_vm_assist, VMASST_CMD_enable, VMASST_TYPE_pae_extended_cr3), 0, "vm_assist: extended CR3");
-    is(raw(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, address(&iopl)), -XEN_EINVAL, "physdev_op: I/O privilege level 4");
+    is(raw(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, address(&iopl)), -XEN_EINVAL,
+       "physdev_op: I/O privilege level 4");
     is(raw(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, address(NOWHERE)), -XEN_EFAULT, "physdev_op: from nowhere");
     is(raw(__HYPERVISOR_physdev_op, 99, 0), -XEN_ENOSYS, "physdev_op: unknown command");
     is(raw(__HYPERVISOR_nmi_op, 99, 0), -XEN_ENOSYS, "nmi_op: unknown command");

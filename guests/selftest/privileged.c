@@ -175,7 +175,8 @@ static void test_cpuid(void)
     unsigned int eax, ebx, ecx, edx;
     PROBE(XEN_CPUID, "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(0x40000000));
     check_no_trap("cpuid behind Xen's prefix");
-    check(eax >= 0x40000002 && ebx == 0x566e6558 && ecx == 0x65584d4d && edx == 0x4d4d566e, "... leaf 0x40000000 is XenVMMXenVMM");
+    check(eax >= 0x40000002 && ebx == 0x566e6558 && ecx == 0x65584d4d && edx == 0x4d4d566e,
+          "... leaf 0x40000000 is XenVMMXenVMM");
     PROBE(XEN_CPUID, "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(0x40000001));
     is((long)eax, hypercall_xen_version(XENVER_version, NULL), "... leaf 0x40000001 is the version");
     PROBE(XEN_CPUID, "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(0x40000002));
@@ -196,7 +197,7 @@ static void test_xen_selectors(void)
     check_no_trap("lsl of the flat code segment");
     is64(value, 0xffffffff, "... 4 GiB");
     PROBE("lar %%ecx, %%eax", "+a"(value) : "c"(FLAT_KERNEL_SS));
-    is64(value & 0xf000, 0xf000 & (sizeof(long) == 8 ? 0xf000 : 0xb000), "lar of the flat stack segment: present, its level");
+    is64(value & 0xf000, sizeof(long) == 8 ? 0xf000 : 0xb000, "lar of the flat stack segment: present, its level");
     PROBE("verr %%cx; setz %%al", "=a"(value) : "c"(FLAT_KERNEL_SS));
     is64(value & 0xff, 1, "verr of the flat stack segment says yes");
     PROBE("mov %%ecx, %%es", : "c"(FLAT_KERNEL_SS));

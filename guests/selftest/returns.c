@@ -70,7 +70,8 @@ static void test_iret_64(void)
     PROBE("mov $7, %%ecx; mov $8, %%r11d; " KERNEL_FRAME("0x202", "0xe030", "7f")
           "push $0x100; " IRET_HYPERCALL "; 7: lea 7b(%%rip), %%rdx; sub %%rdx, %%rcx; mov %%r11, %%rax",
           "=c"(rcx), "=a"(r11_low) : : "edx", "r11", "memory");
-    check(rcx == 0 && (r11_low & 0x200), "... with VGCF_in_syscall RCX is RIP and R11 is RFLAGS, as SYSRET leaves them");
+    check(rcx == 0 && (r11_low & 0x200),
+          "... with VGCF_in_syscall RCX is RIP and R11 is RFLAGS, as SYSRET leaves them");
     PROBE(KERNEL_FRAME("0x202", "0x1230", "7f") "push $0; " IRET_HYPERCALL "; 7:", : : "edx", "memory");
     is((long)record.frame.vector, 13, "the iret hypercall to a bad CS: #GP");
     is64(record.frame.error, 0x1230, "... error: the selector");

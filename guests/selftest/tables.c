@@ -34,10 +34,12 @@ static void test_new_l1(void)
     is(*seen, 0xa5, "... its page is seen at the new address");
     *seen = 0x5a;
     is(*(volatile uint8_t *)scratch[7], 0x5a, "... and written");
-    is64(pte_read((unsigned long)seen) & (PTE_ACCESSED | PTE_DIRTY), PTE_ACCESSED | PTE_DIRTY, "... which its entry shows");
+    is64(pte_read((unsigned long)seen) & (PTE_ACCESSED | PTE_DIRTY), PTE_ACCESSED | PTE_DIRTY,
+         "... which its entry shows");
     is64(*pte_pointer(NEW_REGION, 2) & PTE_USER, PTE_USER, "the L2 entry has the user bit");
     is(pte_write((unsigned long)TABLE, entry_of(TABLE, PTE_DATA)), -XEN_EBUSY, "the table cannot be mapped writable");
-    is(hypercall_update_va_mapping(NEW_REGION, entry_of(TABLE, PTE_PRESENT | PTE_NX), 0), 0, "it may map itself, read-only");
+    is(hypercall_update_va_mapping(NEW_REGION, entry_of(TABLE, PTE_PRESENT | PTE_NX), 0), 0,
+       "it may map itself, read-only");
     is(hypercall_update_va_mapping(NEW_REGION, entry_of(TABLE, PTE_DATA), 0), -XEN_EBUSY, "... not writable");
     is(hypercall_update_va_mapping(NEW_REGION, 0, UVMF_INVLPG), 0, "... take that out");
     is(mmu_set(l2 + 8, link), 0, "link the table a second time");
@@ -96,7 +98,8 @@ static void test_flushes(void)
     is(*(volatile uint8_t *)scratch[6], 6, "invlpg_all");
     pte_write(va, entry_of(scratch[6], PTE_PRESENT | PTE_WRITABLE | PTE_NX));
     *(volatile uint8_t *)scratch[6] = 1;
-    is64(pte_read(va) & (PTE_ACCESSED | PTE_DIRTY), PTE_ACCESSED | PTE_DIRTY, "accessed and dirty come back behind a flush");
+    is64(pte_read(va) & (PTE_ACCESSED | PTE_DIRTY), PTE_ACCESSED | PTE_DIRTY,
+         "accessed and dirty come back behind a flush");
 }
 
 #ifdef __x86_64__

@@ -54,6 +54,8 @@ static void test_flags(void)
     is64(record.frame.flags & 0x8d5, 0, "arithmetic flags clear: in the frame too");
     is64(record.frame.flags & 0x3000, 0, "IOPL in the frame is 0");
     is64(record.frame.flags & 2, 2, "bit 1 of the flags is set");
+    PROBE("ud2");
+    is64(record.frame.flags & ~0x10000UL, probe_flags, "flags in the frame are those of before, but for RF");
     PROBE("std; ud2", : : "cc");
     is64(record.frame.flags & 0x400, 0x400, "DF in the frame is that of the interrupted code");
     __asm__ volatile("cld");
@@ -178,8 +180,8 @@ void test_page_faults(void)
     test_hypervisor_range();
 }
 
-/* Software interrupts. QEMU before version 10 gives int n's error code wrongly in 64-bit mode unless n is 0, so the privilege
- * levels are tried on vector 0, besides 3, 4 and 0x80 that Xen lets everybody use. */
+/* Software interrupts. QEMU before version 10 gives int n's error code wrongly in 64-bit mode unless n is 0, so the
+ * privilege levels are tried on vector 0, besides 3, 4 and 0x80 that Xen lets everybody use. */
 void test_software_interrupts(void)
 {
     PROBE("int $0x80");

@@ -40,7 +40,8 @@ static void expect(void (*code)(void), unsigned int vector, unsigned long error,
     check(passed, "%s: vector %u, error %lx, IP %s", what, vector, error, offset ? "behind it" : "at it");
     if (!passed)
         print("#   got vector %lu, error %lx, IP +%ld\n", (unsigned long)record.frame.vector,
-              (unsigned long)record.frame.error, (long)(record.frame.ip - (unsigned long)user_code((const void *)code)));
+              (unsigned long)record.frame.error,
+              (long)(record.frame.ip - (unsigned long)user_code((const void *)code)));
 }
 
 static void test_user_frame(void)
@@ -52,7 +53,8 @@ static void test_user_frame(void)
     is64(record.frame.ss & 0xffff, FLAT_USER_SS, "... SS in the frame");
     is64(record.frame.sp, user_stack_top() - 64, "... SP in the frame");
     is64(record.frame.flags & 0x3202, 0x202, "... flags: IF set, IOPL 0");
-    is64(record.frame_end, (unsigned long)trap_stack + STACK_PAGES * PAGE_SIZE, "... on the stack that stack_switch set");
+    is64(record.frame_end, (unsigned long)trap_stack + STACK_PAGES * PAGE_SIZE,
+         "... on the stack that stack_switch set");
     is(record.mask_in_handler, 0, "... events stay on");
 }
 
@@ -94,12 +96,15 @@ static void test_user_interrupts(void)
     trap_set(0x80, 3, trap_128);
     USER_PROBE(user_int4, 0);
     expect(user_int4, 4, 0, 2, "int 4 in user mode");
-    for (unsigned int level = 0; level < 3; level++) {
+    static const char *const refused[] = {
+        "int 0 in user mode, privilege level 0",
+        "int 0 in user mode, privilege level 1",
+        "int 0 in user mode, privilege level 2",
+    };
+    for (unsigned int level = 0; level < ARRAY_SIZE(refused); level++) {
         trap_set(0, level, trap_0);
         USER_PROBE(user_int0, 0);
-        expect(user_int0, 13, 2, 0, level == 0   ? "int 0 in user mode, privilege level 0"
-                                    : level == 1 ? "int 0 in user mode, privilege level 1"
-                                                 : "int 0 in user mode, privilege level 2");
+        expect(user_int0, 13, 2, 0, refused[level]);
     }
     trap_set(0, 3, trap_0);
     USER_PROBE(user_int0, 0);
@@ -133,7 +138,7 @@ static void test_user_privileged(void)
     USER_PROBE(user_fpu, 0);
     expect(user_fpu, 3, 0, 3, "... and once more");
     USER_PROBE(user_step, 0);
-    expect(user_step, 1, 0, sizeof(long) == 8 ? 8 : 8, "single step in user mode");
+    expect(user_step, 1, 0, 8, "single step in user mode");
     HYPERCALL5(__HYPERVISOR_set_debugreg, 6, 0xffff0ff0, 0, 0, 0);
 }
 
