@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SOURCE = "deb http://deb.debian.org/debian bookworm main"
+SUITE, COMPONENT = "bookworm", "main"
 MANIFEST = "kernels.json"
 REACHED = "xentui: init reached"
 """The line by which a test sees that Linux has come as far as its ``/init``."""
@@ -128,6 +128,19 @@ def _fetch(folder: Path) -> Kernels:
     )
 
 
+def debian_archive() -> str:
+    """Where this machine's apt takes Debian 12 from, by its own configuration."""
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(CODENAME) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    for line in listed.stdout.splitlines():
+        codename, component, uri = line.split(maxsplit=2)
+        if (codename, component) == (SUITE, COMPONENT):
+            return uri
+    raise RuntimeError(f"apt is not set up for Debian's {SUITE} {COMPONENT}, which has the guest kernels")
+
+
 class Apt:
     """apt for one architecture, with package lists of its own under the cache folder."""
 
@@ -138,7 +151,7 @@ class Apt:
         for name in ("lists/partial", "archives/partial", "download"):
             (self.state / name).mkdir(parents=True, exist_ok=True)
         self.unpacked.mkdir(exist_ok=True)
-        (self.state / "sources.list").write_text(f"{SOURCE}\n")
+        (self.state / "sources.list").write_text(f"deb {debian_archive()} {SUITE} {COMPONENT}\n")
         (self.state / "status").touch()
         options = {
             "APT::Architecture": architecture,
