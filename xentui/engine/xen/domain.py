@@ -6,6 +6,7 @@ Xen keeps in struct vcpu and struct domain (xen/include/asm-x86/domain.h).
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from xentui.engine.x86.paging import AddressSpace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 RUNNING, RUNNABLE, BLOCKED, OFFLINE = 0, 1, 2, 3
 
 NO_FRAME = -1
+_CR2_64, _CR2_32 = struct.Struct("<Q").pack_into, struct.Struct("<I").pack_into
 
 
 class TrapHandler:
@@ -119,9 +121,9 @@ class Vcpu:
     def set_cr2(self, address: int) -> None:
         """Tell the guest where its page fault was (vcpu_info.arch.cr2; it cannot read the register)."""
         if self.width == 64:
-            self.info[16:24] = address.to_bytes(8, "little")
+            _CR2_64(self.info, 16, address)
         else:
-            self.info[8:12] = (address & 0xFFFF_FFFF).to_bytes(4, "little")
+            _CR2_32(self.info, 8, address & 0xFFFF_FFFF)
 
     def flush_tlb(self) -> None:
         """Drop every cached translation of this vCPU."""

@@ -6,6 +6,7 @@ it, and on the way out deliver a pending event upcall. Register moves are memory
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from xentui.engine.clock import BYTES_PER_NS, COST_ENTRY
@@ -21,7 +22,6 @@ from xentui.engine.x86.state import (
     HFLAGS,
     MASK32,
     MASK64,
-    R10,
     R11,
     RAX,
     RBX,
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 HYPERCALL_VECTOR, SYSCALL_VECTOR = 0x82, 0x80
 _SYSCALL_LENGTH = 2
 _FIVE_ARGUMENTS = nr.HYPERCALL_update_va_mapping_otherdomain
+# RAX, RDX, RSI, RDI, R10 and RIP where they lie in the processor's state, in one call
+_ARGUMENTS = struct.Struct("<Q8xQ24xQQ16xQ40xQ").unpack_from
 _ENTRY_BYTES = COST_ENTRY * BYTES_PER_NS
 
 
@@ -78,25 +80,25 @@ class Entry:
 
     def _syscall_entry(self) -> Callable[[], None]:
         """SYSCALL: a 64-bit kernel's hypercall, or a system call of its user code for the hypervisor to pass on."""
-        q, i, budget = self.q, self.i, self.processor.budget
-        settle, read_flags = self.processor.settle, self.processor.read_flags
+        q, i, raw, budget = self.q, self.i, self.processor.state.raw, self.processor.budget
+        settle, read_flags, exact = self.processor.settle, self.processor.read_flags, self.processor.counts_code
         now, put, table, size = self.hv.clock.now, self.hv.put, hypercall.TABLE, hypercall.TABLE_SIZE
 
         def syscall() -> None:
             vcpu = self.vcpu
-            if budget[3]:
+            if exact and budget[3]:
                 settle()
-            rip = q[RIP]
+            rax, c, b, a, d, rip = _ARGUMENTS(raw)
             behind = rip + _SYSCALL_LENGTH & MASK64
             q[RIP] = q[RCX] = behind
             plain = i[CC_OP] == CC_OP_EFLAGS and i[DF] == 1
             q[R11] = q[EFLAGS] | q[CC_SRC] if plain else read_flags()
             if vcpu.kernel_mode and vcpu.width == 64:
                 self.hypercalls += 1
-                number = q[RAX] & MASK32
-                a, b, c, d = q[RDI], q[RSI], q[RDX], q[R10]
+                number = rax & MASK32
                 entered = now()
-                budget[0] -= _ENTRY_BYTES
+                if exact:
+                    budget[0] -= _ENTRY_BYTES
                 try:
                     result = table[number](vcpu, a, b, c, d) if number < size else -ENOSYS
                 except GuestFault:

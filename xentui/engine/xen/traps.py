@@ -59,10 +59,9 @@ def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
         return
     if not callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code):
         return
-    target = vcpu.i[HFLAGS] & 3
     hv.put(
         hv.clock.now(), rip, Kind.EXCEPTION, vcpu.id, vcpu.domain.id, vector,
-        error_code or 0, 0, handler.address, rings(source, target), 0,
+        error_code or 0, 0, handler.address, source | (vcpu.i[HFLAGS] & 3) << 8, 0,
     )  # fmt: skip
 
 
@@ -71,7 +70,8 @@ def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
 
     The processor saw ring 3 in either case for 64-bit guests (pv/traps.c, pv_inject_event).
     """
-    error_code = error_code & ~PF_USER if vcpu.in_kernel else error_code | PF_USER
+    in_kernel = vcpu.kernel_mode if vcpu.width == 64 else vcpu.in_kernel
+    error_code = error_code & ~PF_USER if in_kernel else error_code | PF_USER
     handler = vcpu.traps[X86_EXC_PF]
     hv = vcpu.hv
     rip = vcpu.q[RIP]
@@ -83,7 +83,7 @@ def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
     if callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code):
         hv.put(
             hv.clock.now(), rip, Kind.PAGE_FAULT, vcpu.id, vcpu.domain.id, error_code,
-            address, 0, handler.address, rings(source, vcpu.i[HFLAGS] & 3), 0,
+            address, 0, handler.address, source | (vcpu.i[HFLAGS] & 3) << 8, 0,
         )  # fmt: skip
 
 
