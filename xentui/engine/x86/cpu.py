@@ -19,6 +19,7 @@ import time
 from typing import Any, Protocol
 
 from xentui.engine.x86 import unicorn_api as uc
+from xentui.engine.x86.alarm import Alarm
 from xentui.engine.x86.state import (
     CC_OP,
     CC_OP_EFLAGS,
@@ -118,6 +119,7 @@ class Processor:
         """Whose state is loaded; the processor only carries it."""
         self.failure: BaseException | None = None
         self._keep: list[object] = []
+        self._alarm: Alarm | None = None
         self._hooks: list[int] = []
         self.budget = self._block_hook(count_code)
         self.counts_code = count_code
@@ -297,6 +299,8 @@ class Processor:
 
     def close(self) -> None:
         """Give the emulator's memory back."""
+        if self._alarm:
+            self._alarm.close()
         if self.handle:
             uc.uc_close(self.handle)
             self.handle = 0
@@ -312,7 +316,12 @@ class Processor:
         state.i[OLD_EXCEPTION] = NO_EXCEPTION
         self.stop_requested = False
         self.budget[3] = 0
-        error = uc.uc_emu_start(self.handle, state.q[RIP], NO_ADDRESS, microseconds, 0)
+        if microseconds:
+            self._alarm = self._alarm or Alarm(self.handle)
+            self._alarm.set(microseconds)
+        error = uc.uc_emu_start(self.handle, state.q[RIP], NO_ADDRESS, 0, 0)
+        if microseconds and self._alarm:
+            self._alarm.set(0)
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure

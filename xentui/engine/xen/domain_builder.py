@@ -192,7 +192,7 @@ class DomainBuilder:
                 first, within = divmod(segment.vaddr - base, PAGE_SIZE)
                 data = memoryview(segment.data)
                 for number, start in enumerate(range(-within, len(data), PAGE_SIZE), first):
-                    part = data[max(0, start) : start + PAGE_SIZE]
+                    part = bytes(data[max(0, start) : start + PAGE_SIZE])
                     code[number] |= part != zero[: len(part)]
         return code
 

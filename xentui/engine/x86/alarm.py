@@ -1,0 +1,89 @@
+"""An alarm that stops an emulator after some of the host's time, for slices in the fast pace.
+
+Unicorn's own timeout starts and joins a thread for every run: a tenth of a millisecond each. This is one POSIX timer
+for each emulator instead, whose signal is handled by two instructions of machine code that call `uc_emu_stop`: no
+Python runs, and nothing waits for the interpreter. `uc_emu_stop` only sets flags, so it may be called in a signal
+handler at any moment; a late alarm at worst ends the next slice early.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import signal
+
+from xentui.engine.x86 import unicorn_api as uc
+
+_SIGNAL = signal.SIGRTMIN + 3
+_CLOCK_MONOTONIC, _SIGEV_SIGNAL = 1, 0
+_SA_SIGINFO, _SA_RESTART = 4, 0x1000_0000
+
+_AGAIN = 1_000_000
+"""Nanoseconds after which an alarm sounds again until it is taken back: the first may come before the emulator runs,
+which then forgets it."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _SigAction(ctypes.Structure):
+    _fields_ = (
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_uint8 * 128),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    )
+
+
+class _SigEvent(ctypes.Structure):
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("signal", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("rest", ctypes.c_uint8 * 48),
+    )
+
+
+class _TimerSpec(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_long) for name in ("interval_s", "interval_ns", "value_s", "value_ns"))
+
+
+_timer_settime = ctypes.PyDLL(None).timer_settime
+_timer_settime.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_handler_page: list[object] = []
+
+
+def _install_handler() -> None:
+    """Once a process: `mov rdi,[rsi+24]; mov rax,uc_emu_stop; jmp rax` for the signal; siginfo has the emulator."""
+    if _handler_page:
+        return
+    stop = ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0
+    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(bytes.fromhex("488b7e18 48b8") + stop.to_bytes(8, "little") + bytes.fromhex("ffe0"))
+    anchor = ctypes.c_char.from_buffer(page)
+    action = _SigAction(ctypes.addressof(anchor), flags=_SA_SIGINFO | _SA_RESTART)
+    if _libc.sigaction(_SIGNAL, ctypes.byref(action), None):
+        raise OSError(ctypes.get_errno(), "sigaction for the slice timer")
+    _handler_page.extend((page, anchor))
+
+
+class Alarm:
+    """The timer of one emulator, given by its Unicorn handle."""
+
+    def __init__(self, handle: int) -> None:
+        _install_handler()
+        event = _SigEvent(handle, _SIGNAL, _SIGEV_SIGNAL)
+        timer = ctypes.c_void_p()
+        if _libc.timer_create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
+            raise OSError(ctypes.get_errno(), "timer_create for the slice timer")
+        self._timer = timer.value or 0
+        self._spec = _TimerSpec(interval_ns=_AGAIN)
+        self._address = ctypes.addressof(self._spec)
+
+    def set(self, microseconds: int) -> None:
+        """Stop the emulator after so long; 0 takes the alarm back."""
+        self._spec.value_s, self._spec.value_ns = divmod(microseconds * 1000, 1_000_000_000)
+        _timer_settime(self._timer, 0, self._address, None)
+
+    def close(self) -> None:
+        """Delete the timer; before the emulator is."""
+        _libc.timer_delete(ctypes.c_void_p(self._timer))
