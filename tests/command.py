@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xentui.recording.reader import Recording
@@ -28,6 +28,8 @@ class Done:
     errors: str
     """Standard error."""
     recording: Path
+    arguments: tuple[str | Path, ...] = ()
+    """What came after --record FILE."""
 
     @property
     def lines(self) -> list[str]:
@@ -84,4 +86,5 @@ def run(*arguments: str | Path) -> Done:
 
 def record(recording: Path, *arguments: str | Path, hash_seed: int | None = None) -> Done:
     """Run guests with --record, to the end."""
-    return finish(start("--record", recording, *arguments, hash_seed=hash_seed), recording)
+    done = finish(start("--record", recording, *arguments, hash_seed=hash_seed), recording)
+    return replace(done, arguments=arguments)
