@@ -447,6 +447,20 @@ def test_update_va_mapping_flushes_as_asked(width: int) -> None:
 
 
 @both
+def test_no_stale_right_to_write_a_page_table(width: int) -> None:
+    guest = make(width)
+    mfn = guest.p2m[LOOSE]
+    processor = guest.vcpu.processor
+    assert isinstance(processor, FakeProcessor)
+    assert map_va(guest, FREE_SLOT << 12, mfn << 12 | P | W | U) == 0
+    guest.touch(FREE_SLOT << 12)
+    assert map_va(guest, FREE_SLOT << 12, 0, core.UVMF_NONE) == 0
+    assert processor.tlb == {FREE_SLOT: (mfn, True)}
+    assert ext(guest, core.MMUEXT_PIN_L1_TABLE, mfn) == 0
+    assert processor.tlb == {}
+
+
+@both
 def test_update_va_mapping_needs_a_table(width: int) -> None:
     guest = make(width)
     assert map_va(guest, 0x4000_0000, guest.entry(50)) == -EINVAL
@@ -696,7 +710,7 @@ def test_the_end_of_a_domain_gives_everything_back(width: int) -> None:
 FLAG_SETS = st.sampled_from(
     [P | U, P | W | U, P | W | U | A | D, P, P | W, 0, P | U | NX, P | W | U | PSE, P | U | PCD, P | U | GLOBAL]
 )
-PLACES = st.integers(0, 13)
+PLACES = st.sampled_from([0, 1, 2, 3, 3, 4, 5, 5, 5, 5, 6, 6, 7, 8, 12, 13])
 SLOTS = st.sampled_from([0, 1, 2, 3, 4, 9, 50, 200, 256, 260, 271, 300, 428, 511])
 
 
@@ -710,6 +724,7 @@ def frame_of(guests: list[Guest], who: int, place: int) -> int:
 
 OPERATIONS = st.one_of(
     st.tuples(st.just("update"), PLACES, SLOTS, PLACES, FLAG_SETS, st.sampled_from([0, 0, 0, 2, 3, 1, 5])),
+    st.tuples(st.just("update"), st.just(3), st.just(300), PLACES, st.just(P | U), st.just(0)),  # linear
     st.tuples(st.just("scribble"), PLACES, SLOTS, PLACES, FLAG_SETS, st.just(0)),
     st.tuples(st.just("map"), st.sampled_from([50, 200, 201, 513]), st.integers(0, 6), PLACES, FLAG_SETS, st.just(0)),
     st.tuples(st.just("stale"), st.sampled_from([200, 201]), st.just(0), PLACES, FLAG_SETS, st.just(0)),
