@@ -17,6 +17,7 @@ from xentui.engine.xen.page import (
     L2,
     L3,
     L4,
+    NEEDS_SCRUB,
     NONE,
     PAE_XEN_L2,
     PINNED,
@@ -188,7 +189,7 @@ def _compare(hv: Hypervisor, mfn: int, found: _Counts) -> None:
         problems.append(f"{what}: linear count {frames.linear[mfn]}, the walk finds {found.linear[mfn]}")
     if flags & PINNED and kind not in (L1, L2, L3, L4):
         problems.append(f"{what}: pinned")
-    if owner in (DOMID_XEN, DOMID_INVALID) and (kind != NONE or flags & ~ALLOCATED):
+    if owner in (DOMID_XEN, DOMID_INVALID) and (kind != NONE or flags & ~(ALLOCATED | NEEDS_SCRUB)):
         problems.append(f"{what}: has a type or flags")
     if owner == DOMID_INVALID and frames.ref_count[mfn]:
         problems.append(f"{what}: free, with references")

@@ -28,10 +28,11 @@ from xentui.engine.xen.abi.core import (
 )
 from xentui.engine.xen.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
 from xentui.engine.xen.domain import NO_FRAME
-from xentui.engine.xen.page import L1, L2, L3, L4, PAE_XEN_L2, PINNED, SHARED, SHARED_RW, VALIDATED, WRITABLE
+from xentui.engine.xen.page import ALLOCATED, L1, L2, L3, L4, PAE_XEN_L2, PINNED, SHARED, SHARED_RW, VALIDATED, WRITABLE
 from xentui.engine.xen.page_type import (
     COMPAT_L2_FIRST,
     GUEST_KERNEL,
+    INVALID_M2P_ENTRY,
     L1_DISALLOW,
     M2P_SLOT,
     PAE_L3_DISALLOW,
@@ -449,11 +450,20 @@ def free_domain_memory(domain: Domain) -> None:
             if frames.flags[mfn] & PINNED:
                 frames.flags[mfn] &= ~PINNED
                 put_page_and_type(domain, mfn)
+        plain = []
         for mfn in owned:
+            sole = frames.ref_count[mfn] == 1 and frames.flags[mfn] & ALLOCATED
+            if sole and frames.type[mfn] != SHARED and mfn >= frames.xen_end:
+                plain.append(mfn)
+                continue
             if frames.type[mfn] == SHARED:
                 frames.type_count[mfn] -= 1
                 domain.tot_pages += 1  # the hypervisor's frames never counted
             put_allocation(hv, mfn)
+        frames.free_many(plain, hv.ram)
+        domain.tot_pages -= len(plain)
+        for mfn in plain:
+            hv.set_m2p(mfn, INVALID_M2P_ENTRY)
         for mfn in domain.xen_frames:
             if frames.owner[mfn] == DOMID_XEN:
                 frames.free(mfn, hv.ram)

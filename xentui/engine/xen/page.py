@@ -32,6 +32,8 @@ SHARED_RW = 1 << 3
 """A SHARED frame that its owner may map writable."""
 ALLOCATED = 1 << 4
 """One reference is the allocation itself; gone once the domain has given the frame back."""
+NEEDS_SCRUB = 1 << 5
+"""A free frame with what its last owner has left in it: cleared before anybody else gets it."""
 
 DOMID_XEN = 0x7FF2
 DOMID_INVALID = 0x7FF4
@@ -85,6 +87,7 @@ class FrameTable:
         self.owner[0], self.ref_count[0] = DOMID_XEN, 1
         self._free_low, self._free_high = self.xen_end - 1, frames - self.xen_end
         self._freed: list[int] = []
+        self._ram = memoryview(b"")
         self._runs = self._order(seed)
         self._run = range(0)
         self._holes = False
@@ -125,7 +128,7 @@ class FrameTable:
     def allocate(self, count: int, domid: int) -> list[int]:
         """`count` frames for a domain, each with the reference that is the allocation; raises OutOfMemory.
 
-        The contents are zero (`free` scrubs). The caller keeps `Domain.tot_pages`.
+        The contents are zero. The caller keeps `Domain.tot_pages`.
         """
         if count > self._free_high:
             raise OutOfMemory(f"{count} frames wanted, {self._free_high} are free")
@@ -154,6 +157,8 @@ class FrameTable:
     def _take(self, mfn: int, domid: int, taken: list[int]) -> None:
         """Give one frame of the order to a domain, unless something else has got it meanwhile."""
         if self.owner[mfn] == _FREE:
+            if self.flags[mfn]:
+                self._scrub(mfn)
             self.owner[mfn] = domid
             self.ref_count[mfn] = 1
             self.flags[mfn] = ALLOCATED
@@ -194,6 +199,8 @@ class FrameTable:
             except OutOfMemory:
                 first = self._find_free(count, 1, self.xen_end, self.count)
         for mfn in range(first, first + count):
+            if self.flags[mfn]:
+                self._scrub(mfn)
             self.owner[mfn], self.ref_count[mfn], self.flags[mfn] = DOMID_XEN, 1, ALLOCATED
         if first < self.xen_end:
             self._free_low -= count
@@ -215,19 +222,36 @@ class FrameTable:
             first = (mfn - count) // align * align
         raise OutOfMemory(f"no {count} contiguous frames are free")
 
+    def _scrub(self, mfn: int) -> None:
+        self._ram[mfn << 12 : (mfn + 1) << 12] = bytes(4096)
+
     def free(self, mfn: int, ram: memoryview) -> None:
-        """Take a frame back that nobody uses any more, and scrub it (`ram`: machine memory as bytes)."""
-        ram[mfn << 12 : (mfn + 1) << 12] = bytes(4096)
+        """Take a frame back that nobody uses any more; it is scrubbed before somebody else gets it.
+
+        `ram`: machine memory as bytes, always the same.
+        """
+        self._ram = ram
         self.owner[mfn] = _FREE
         self.type[mfn] = NONE
         self.type_count[mfn] = self.ref_count[mfn] = 0
-        self.flags[mfn] = 0
+        self.flags[mfn] = NEEDS_SCRUB
         self.linear[mfn] = 0
         if mfn >= self.xen_end:
             self._free_high += 1
             self._freed.append(mfn)
         else:
             self._free_low += 1
+
+    def free_many(self, mfns: list[int], ram: memoryview) -> None:
+        """The same for the plain memory of a domain that ends, much faster (see `free`)."""
+        self._ram = ram
+        owner, kind, type_count, ref_count, flags = self.columns
+        for mfn in mfns:
+            owner[mfn] = _FREE
+            kind[mfn] = type_count[mfn] = ref_count[mfn] = 0
+            flags[mfn] = NEEDS_SCRUB
+        self._freed += mfns
+        self._free_high += len(mfns)
 
     def share_with_guest(self, mfn: int, domid: int, writable: bool = True) -> None:
         """Let a domain map one of the hypervisor's frames (Xen: share_xen_page_with_guest)."""

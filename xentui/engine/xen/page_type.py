@@ -105,7 +105,7 @@ def _free(hv: Hypervisor, mfn: int) -> None:
 
 
 def flush_freed(owner: Domain) -> None:
-    """Frames of a domain were freed and scrubbed: no translation of them, and no translated code, may survive."""
+    """Frames of a domain were freed: no translation of them, and no code translated from them, may survive."""
     owner.flush_tlb()
     for processor in {vcpu.processor for vcpu in owner.vcpus}:
         processor.flush_code()
@@ -372,7 +372,7 @@ def promote_l1(domain: Domain, mfn: int) -> int:
     if hv.ram[mfn << 12 : (mfn + 1) << 12].tobytes() == _EMPTY:
         return 0
     ram64 = hv.ram64
-    owner, types, type_count, ref_count, _ = hv.frames.columns
+    owner, types, type_count, ref_count, flags = hv.frames.columns
     limit, domid, mark = len(owner), domain.id, domain.width == 64
     hv.clock.charge(COST_FRAME_VALIDATED * 512)
     index = base - 1
@@ -381,14 +381,17 @@ def promote_l1(domain: Domain, mfn: int) -> int:
         if not entry & 1:
             continue
         frame = (entry & FRAME_MASK) >> 12
-        if (
-            not entry & L1_DISALLOW
-            and frame < limit
-            and owner[frame] == domid
-            and (not entry & RW or types[frame] == WRITABLE)
-        ):
-            if entry & RW:
+        fine = not entry & L1_DISALLOW and frame < limit and owner[frame] == domid
+        if fine and entry & RW:
+            if types[frame] == WRITABLE:
                 type_count[frame] += 1
+            elif not type_count[frame]:
+                types[frame] = WRITABLE
+                type_count[frame] = 1
+                flags[frame] |= VALIDATED
+            else:
+                fine = False
+        if fine:
             ref_count[frame] += 1
         else:
             error = get_page_from_l1e(domain, entry, index << 3)
