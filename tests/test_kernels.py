@@ -118,6 +118,17 @@ def test_linux_time_is_plausible(linux_shell: Callable[[str], Done]) -> None:
         assert abs(recording.summary["virtual_ns"] / 1e9 - stamps[-1]) < 0.5
 
 
+def test_linux_on_two_vcpus(kernels: Kernels, shell_initrd: Path, xtrace: Path) -> None:
+    options = ("--ramdisk", shell_initrd, "--cmdline", "console=hvc0", "--memory", "256", "--vcpus", "2")
+    done = record(xtrace, kernels.linux, *options, "--pace", "fast", "--input", r"nproc\npoweroff -f\n")
+    assert done.status == 0, done.console[-2000:] + done.errors
+    assert "smp: Brought up 1 node, 2 CPUs" in done.console
+    assert re.search(r"nproc\n2\n", TERMINAL.sub("", done.console))
+    # Linux says this of every PV domain's second vCPU: there are no local APICs
+    told = [line for line in done.lines if TROUBLE.search(line) and "APIC id mismatch" not in line]
+    assert told == []
+
+
 def test_linux_without_a_root_panics(kernels: Kernels, xtrace: Path) -> None:
     """A crash by the guest's own will: exit status 1, and its last words."""
     done = record(xtrace, kernels.linux, "--cmdline", "console=hvc0", "--memory", "256", "--pace", "fast")
