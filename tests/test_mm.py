@@ -33,7 +33,8 @@ from xentui.engine.xen.page import (
     FrameTable,
     OutOfMemory,
 )
-from xentui.engine.xen.page_type import GUEST_KERNEL, get_page_and_type, put_page_and_type
+from xentui.engine.xen.page_type import get_page_and_type, put_page_and_type
+from xentui.engine.xen.pte import GUEST_KERNEL
 
 STACK = STACK_PFN << 12
 LIST = STACK + 0x800

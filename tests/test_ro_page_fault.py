@@ -17,7 +17,7 @@ from xentui.engine.xen.abi.core import VMASST_TYPE_writable_pagetables
 from xentui.engine.xen.audit import audit
 from xentui.engine.xen.guest_access import read
 from xentui.engine.xen.page import WRITABLE
-from xentui.engine.xen.page_type import adjust_l1
+from xentui.engine.xen.pte import adjust_l1
 
 CODE_PFN, DATA_PFN, FREE_PFN = 41, 42, 50
 TABLE_ADDRESS = 0

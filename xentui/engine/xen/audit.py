@@ -28,7 +28,7 @@ from xentui.engine.xen.page import (
     WRITABLE,
     type_name,
 )
-from xentui.engine.xen.page_type import (
+from xentui.engine.xen.pte import (
     COMPAT_L2_FIRST,
     GUEST_KERNEL,
     L1_DISALLOW,

@@ -30,15 +30,7 @@ from xentui.engine.xen.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
 from xentui.engine.xen.domain import NO_FRAME
 from xentui.engine.xen.page import ALLOCATED, L1, L2, L3, L4, PAE_XEN_L2, PINNED, SHARED, SHARED_RW, VALIDATED, WRITABLE
 from xentui.engine.xen.page_type import (
-    COMPAT_L2_FIRST,
-    GUEST_KERNEL,
     INVALID_M2P_ENTRY,
-    L1_DISALLOW,
-    M2P_SLOT,
-    PAE_L3_DISALLOW,
-    TABLE_DISALLOW,
-    XEN_L4_FIRST,
-    XEN_L4_LAST,
     Freeing,
     get_page_and_type,
     get_page_from_l1e,
@@ -48,6 +40,16 @@ from xentui.engine.xen.page_type import (
     put_page_from_l1e,
     put_table,
     refuse,
+)
+from xentui.engine.xen.pte import (
+    COMPAT_L2_FIRST,
+    GUEST_KERNEL,
+    L1_DISALLOW,
+    M2P_SLOT,
+    PAE_L3_DISALLOW,
+    TABLE_DISALLOW,
+    XEN_L4_FIRST,
+    XEN_L4_LAST,
 )
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from xentui.engine.xen import guest_access, refusals
 from xentui.engine.xen.abi.core import VMASST_TYPE_writable_pagetables
 from xentui.engine.xen.guest_access import GuestFault
 from xentui.engine.xen.page import L1, VALIDATED
-from xentui.engine.xen.page_type import adjust_l1, get_page_from_l1e, put_page_from_l1e
+from xentui.engine.xen.page_type import get_page_from_l1e, put_page_from_l1e
+from xentui.engine.xen.pte import adjust_l1
 from xentui.engine.xen.write_decode import (
     ARITHMETIC,
     COMPARED,
