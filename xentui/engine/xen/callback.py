@@ -11,11 +11,8 @@ import struct
 
 from xentui.engine.x86.exceptions import X86_EXC_NMI
 from xentui.engine.x86.state import (
-    CC_OP,
     CC_OP_EFLAGS,
-    CC_SRC,
     CS,
-    DF,
     EF_AC,
     EF_IF,
     EF_IOPL,
@@ -23,13 +20,10 @@ from xentui.engine.x86.state import (
     EF_RF,
     EF_TF,
     EF_VM,
-    EFLAGS,
     GS_BASE,
     HFLAGS,
     MASK32,
     MASK64,
-    R11,
-    RCX,
     RIP,
     RSP,
     SS,
@@ -45,6 +39,8 @@ from xentui.engine.xen.abi.errno import EINVAL, ENOSYS
 from xentui.engine.xen.domain import TrapHandler, Vcpu
 from xentui.engine.xen.guest_access import access_ok
 
+# RCX, RSP, R11, RIP, EFLAGS, CC_SRC, CC_OP, DF and the selectors of CS and SS, where they lie in the state
+_REGISTERS = struct.Struct("<8xQ16xQ48xQ32xQQ8xQ8xII32xI20xI").unpack_from
 _pack7, _pack8 = struct.Struct("<7Q").pack_into, struct.Struct("<8Q").pack_into
 FLAT_KERNEL_CS64, FLAT_KERNEL_SS64 = 0xE033, 0xE02B
 _CLEARED = EF_AC | EF_VM | EF_RF | EF_NT | EF_TF
@@ -58,7 +54,7 @@ def bounce(vcpu: Vcpu, selector: int, address: int, masks_events: bool, error_co
     The frame holds the *virtual* interrupt flag (event upcalls not masked), and the upcall mask as it was.
     """
     if vcpu.width == 64:
-        return _bounce64(vcpu, address, masks_events, error_code)
+        return bounce64(vcpu, address, masks_events, error_code)
     return _bounce32(vcpu, selector, address, masks_events, error_code)
 
 
@@ -72,11 +68,11 @@ def toggle_mode(vcpu: Vcpu) -> None:
     vcpu.processor.load_cr3(root)
 
 
-def _bounce64(vcpu: Vcpu, address: int, masks_events: bool, error_code: int | None) -> bool:
-    q, i, info = vcpu.q, vcpu.i, vcpu.info
-    stack, selector, ss = q[RSP], i[CS], i[SS]
-    plain = i[CC_OP] == CC_OP_EFLAGS and i[DF] == 1
-    flags = q[EFLAGS] | q[CC_SRC] if plain else vcpu.processor.read_flags()
+def bounce64(vcpu: Vcpu, address: int, masks_events: bool, error_code: int | None) -> bool:
+    """The same for a 64-bit guest, whose handlers all run in the flat kernel segments."""
+    q, info = vcpu.q, vcpu.info
+    rcx, stack, r11, rip, eflags, conditions, cc_op, df, selector, ss = _REGISTERS(vcpu.processor.state.raw)
+    flags = eflags | conditions if cc_op == CC_OP_EFLAGS and df == 1 else vcpu.processor.read_flags()
     if vcpu.kernel_mode:
         selector &= 0xFFFC  # ring 0 in the frame tells the guest that it was in its kernel
         top = stack
@@ -95,16 +91,16 @@ def _bounce64(vcpu: Vcpu, address: int, masks_events: bool, error_code: int | No
     within = top & 0xFFF
     if base is not None and base >= 0 and within <= 0x1000 - 64 and address:
         if error_code is None:
-            _pack7(vcpu.ram, base + within, q[RCX], q[R11], q[RIP], selector | mask << 32, pushed, stack, ss)
+            _pack7(vcpu.ram, base + within, rcx, r11, rip, selector | mask << 32, pushed, stack, ss)
         else:
             _pack8(
-                vcpu.ram, base + within, q[RCX], q[R11], error_code, q[RIP], selector | mask << 32, pushed, stack, ss
+                vcpu.ram, base + within, rcx, r11, error_code, rip, selector | mask << 32, pushed, stack, ss
             )  # fmt: skip
     elif not address:
         vcpu.hv.crash(vcpu, "no handler for a trap")
         return False
     else:
-        words = [q[RCX], q[R11], q[RIP], selector | mask << 32, pushed, stack, ss]
+        words = [rcx, r11, rip, selector | mask << 32, pushed, stack, ss]
         if error_code is not None:
             words.insert(2, error_code)
         try:
@@ -118,7 +114,7 @@ def _bounce64(vcpu: Vcpu, address: int, masks_events: bool, error_code: int | No
         vcpu.processor.write_flags(flags & ~_CLEARED)
     q[RSP] = top
     q[RIP] = address
-    if i[CS] != FLAT_KERNEL_CS64 or i[SS] != FLAT_KERNEL_SS64:
+    if selector | 3 != FLAT_KERNEL_CS64 or ss != FLAT_KERNEL_SS64:
         descriptor_tables.load_flat64(vcpu)
     return True
 

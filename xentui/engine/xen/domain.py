@@ -133,7 +133,9 @@ class Vcpu:
 
     def flush_page(self, address: int) -> None:
         """Drop the cached translation of the page at `address`."""
-        self.space.flush_page(address)
+        space, page = self.space, address >> 12
+        space.reads.pop(page, None)
+        space.writes.pop(page, None)
         if self.processor.vcpu is self:
             self.processor.flush_page(address)
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 HYPERCALL_VECTOR, SYSCALL_VECTOR = 0x82, 0x80
 _SYSCALL_LENGTH = 2
+_IRET = nr.HYPERCALL_iret
 _FIVE_ARGUMENTS = nr.HYPERCALL_update_va_mapping_otherdomain
 # RAX, RDX, RSI, RDI, R10 and RIP where they lie in the processor's state, in one call
 _ARGUMENTS = struct.Struct("<Q8xQ24xQQ16xQ40xQ").unpack_from
@@ -91,11 +92,12 @@ class Entry:
             rax, c, b, a, d, rip = _ARGUMENTS(raw)
             behind = rip + _SYSCALL_LENGTH & MASK64
             q[RIP] = q[RCX] = behind
-            plain = i[CC_OP] == CC_OP_EFLAGS and i[DF] == 1
-            q[R11] = q[EFLAGS] | q[CC_SRC] if plain else read_flags()
+            number = rax & MASK32
+            if number != _IRET:  # which sets R11 itself
+                plain = i[CC_OP] == CC_OP_EFLAGS and i[DF] == 1
+                q[R11] = q[EFLAGS] | q[CC_SRC] if plain else read_flags()
             if vcpu.kernel_mode and vcpu.width == 64:
                 self.hypercalls += 1
-                number = rax & MASK32
                 entered = now()
                 if exact:
                     budget[0] -= _ENTRY_BYTES
@@ -109,6 +111,7 @@ class Entry:
                 q[RAX] = result
                 put(entered, rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result)
             else:
+                q[R11] = read_flags()
                 self._guest_syscall(vcpu, rip)
             info = vcpu.info
             if (info[0] and not info[1]) or vcpu.nmi_pending:
@@ -206,8 +209,9 @@ class Entry:
     def exception(self, vector: int) -> None:
         """A fault or trap of the guest's code."""
         vcpu, processor = self.vcpu, self.processor
-        processor.settle()
-        processor.budget[0] -= _ENTRY_BYTES
+        if processor.counts_code:
+            processor.settle()
+            processor.budget[0] -= _ENTRY_BYTES
         self.traps += 1
         if vector == x.X86_EXC_PF:
             traps.page_fault(vcpu)
@@ -221,7 +225,9 @@ class Entry:
             self.hv.crash(vcpu, "double fault")
         else:
             traps.inject(vcpu, vector, self.i[ERROR_CODE] if x.HAS_ERROR_CODE >> vector & 1 else None)
-        self.leave(vcpu)
+        info = vcpu.info
+        if (info[0] and not info[1]) or vcpu.nmi_pending:
+            self.leave(vcpu)
 
     def invalid_opcode(self) -> None:
         """#UD."""

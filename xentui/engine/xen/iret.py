@@ -10,18 +10,14 @@ import struct
 from typing import TYPE_CHECKING
 
 from xentui.engine.x86.state import (
-    CC_OP,
     CC_OP_EFLAGS,
-    CC_SRC,
     CS,
-    DF,
     EF_CONDITIONS,
     EF_DF,
     EF_FIXED,
     EF_IF,
     EF_IOPL,
     EF_VM,
-    EFLAGS,
     MASK32,
     R11,
     RCX,
@@ -39,6 +35,8 @@ _IN_SYSCALL = 1 << 8  # VGCF_in_syscall of arch-x86/xen-x86_64.h
 _ARCH_IOPL = 1 << VMASST_TYPE_architectural_iopl
 _GUESTS_FLAGS = 0x3F_7FD7 & ~(EF_CONDITIONS | EF_DF | EF_IOPL | EF_VM)
 """The bits of RFLAGS, besides the condition codes and DF, that a guest's frame may set."""
+# RIP, EFLAGS, CC_SRC, CC_OP and DF; CC_DST and CC_SRC2 in between have no meaning with CC_OP_EFLAGS
+_STORE = struct.Struct("<QQ8xQ8xII").pack_into
 _FRAME64 = struct.Struct("<9Q")
 _FRAME32 = struct.Struct("<4I")
 FLAT_USER_CS64, FLAT_USER_SS64 = 0xE033, 0xE02B
@@ -46,10 +44,8 @@ FLAT_USER_CS64, FLAT_USER_SS64 = 0xE033, 0xE02B
 
 def do_iret(vcpu: Vcpu, _a: int, _b: int, _c: int, _d: int) -> int:
     """Return to where the frame on the guest kernel's stack says; the result is the saved RAX."""
-    return _iret64(vcpu) if vcpu.width == 64 else _iret32(vcpu)
-
-
-def _iret64(vcpu: Vcpu) -> int:
+    if vcpu.width == 32:
+        return _iret32(vcpu)
     q = vcpu.q
     top = q[RSP]
     base = vcpu.space.reads.get(top >> 12)
@@ -74,10 +70,12 @@ def _iret64(vcpu: Vcpu) -> int:
         # leaves by sysret, which takes RIP and RFLAGS from these registers and loads the flat segments
         rcx, r11 = rip, flags & ~(EF_IOPL | EF_VM) | EF_IF
         cs, ss = FLAT_USER_CS64, FLAT_USER_SS64
-    q[RCX], q[R11], q[RIP], q[RSP] = rcx, r11, rip, rsp
+    q[RCX], q[RSP], q[R11] = rcx, rsp, r11
+    _STORE(
+        vcpu.processor.state.raw, RIP * 8, rip, flags & _GUESTS_FLAGS | EF_IF | EF_FIXED,
+        flags & EF_CONDITIONS, CC_OP_EFLAGS, MASK32 if flags & EF_DF else 1,
+    )  # fmt: skip
     i = vcpu.i
-    i[CC_OP], q[CC_SRC], i[DF] = CC_OP_EFLAGS, flags & EF_CONDITIONS, MASK32 if flags & EF_DF else 1
-    q[EFLAGS] = flags & _GUESTS_FLAGS | EF_IF | EF_FIXED
     vcpu.info[1] = 0 if flags & EF_IF else 1
     vcpu.in_nmi = False
     cs, ss = cs & 0xFFFF | 3, ss & 0xFFFF | 3

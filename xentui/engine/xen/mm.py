@@ -309,6 +309,9 @@ def _update_va_mapping(vcpu: Vcpu, va: int, value: int, flags: int) -> int:
                     error = mod_l1_entry(vcpu, (mfn << 9) + (va >> 12 & 511), value)
                     if error:
                         return refusals.record(vcpu, error)
+                    if flags == UVMF_INVLPG:
+                        vcpu.flush_page(va)
+                        return 0
                     flush = flags & UVMF_FLUSHTYPE_MASK
                     return _flush_va(vcpu, va, flush, flags & ~UVMF_FLUSHTYPE_MASK) if flush else 0
     return refusals.record(vcpu, refuse(domain, refusals.NO_TABLE, EINVAL, 0, L1, va, 0, value))

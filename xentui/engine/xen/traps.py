@@ -42,7 +42,7 @@ PF_PRESENT, PF_WRITE, PF_USER, PF_FETCH = 1, 2, 4, 16
 SELECTOR_IN_IDT = 2
 _PERDOMAIN_START, _PERDOMAIN_END = 0xFFFF_8200_0000_0000, 0xFFFF_8280_0000_0000
 _CR0_TS = 8
-_RDPMC, _UD2 = 0x33, 0x0B
+_RDPMC, _FORCED = b"\x0f\x33", b"\x0f\x0bx"
 
 
 def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
@@ -57,7 +57,11 @@ def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
     if handler is None:
         hv.crash(vcpu, f"unhandled exception: vector {vector}, error code {error_code or 0:#06x}")
         return
-    if not callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code):
+    if vcpu.width == 64:
+        entered = callback.bounce64(vcpu, handler.address, handler.masks_events, error_code)
+    else:
+        entered = callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code)
+    if not entered:
         return
     hv.put(
         hv.clock.now(), rip, Kind.EXCEPTION, vcpu.id, vcpu.domain.id, vector,
@@ -80,7 +84,11 @@ def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
         hv.crash(vcpu, f"unhandled page fault at {address:#x}, error code {error_code:#06x}")
         return
     source = vcpu.i[HFLAGS] & 3
-    if callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code):
+    if vcpu.width == 64:
+        entered = callback.bounce64(vcpu, handler.address, handler.masks_events, error_code)
+    else:
+        entered = callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code)
+    if entered:
         hv.put(
             hv.clock.now(), rip, Kind.PAGE_FAULT, vcpu.id, vcpu.domain.id, error_code,
             address, 0, handler.address, source | (vcpu.i[HFLAGS] & 3) << 8, 0,
@@ -90,7 +98,8 @@ def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
 def page_fault(vcpu: Vcpu) -> None:
     """#PF: something for the hypervisor to do unseen, or the guest's own matter."""
     address, error_code = vcpu.q[CR2], vcpu.i[ERROR_CODE]
-    if not _fixed_up(vcpu, address, error_code):
+    theirs = not error_code & PF_PRESENT and not _PERDOMAIN_START <= address < _PERDOMAIN_END
+    if theirs or not _fixed_up(vcpu, address, error_code):
         inject_page_fault(vcpu, address, error_code)
 
 
@@ -150,28 +159,29 @@ def set_task_switched(vcpu: Vcpu, on: bool) -> None:
 
 
 def invalid_opcode(vcpu: Vcpu) -> None:
-    """#UD: the forced-emulation prefix (which begins with UD2), or the guest's own fault.
+    """#UD: the forced-emulation prefix (UD2 and "xen"), or the guest's own fault.
 
     The emulated processor has no RDPMC; a real one refuses it to a guest with #GP, as CR4.PCE is clear.
     """
-    second = _second_opcode_byte(vcpu)
-    if second == _RDPMC:
+    code = _opcode(vcpu)
+    if code[:2] == _RDPMC:
         inject(vcpu, X86_EXC_GP, 0)
-    elif second != _UD2 or not emul_priv_op.emulate_forced_invalid_op(vcpu):
+    elif code != _FORCED or not emul_priv_op.emulate_forced_invalid_op(vcpu):
         inject(vcpu, X86_EXC_UD)
 
 
-def _second_opcode_byte(vcpu: Vcpu) -> int:
-    """The byte behind 0F at RIP; -1 where there is no 0F."""
+def _opcode(vcpu: Vcpu) -> bytes:
+    """The three bytes at RIP, or as many of them as can be read."""
     at = vcpu.q[RIP] + vcpu.q[CS_BASE]
     base, within = vcpu.space.reads.get(at >> 12), at & 0xFFF
-    if base is not None and within < 0xFFF:
-        return vcpu.ram[base + within + 1] if vcpu.ram[base + within] == 0x0F else -1
-    try:
-        first, second = guest_access.read(vcpu, at, 2)
-    except guest_access.GuestFault:
-        return -1
-    return second if first == 0x0F else -1
+    if base is not None and within <= 0xFFD:
+        return bytes(vcpu.ram[base + within : base + within + 3])
+    for count in (3, 2):
+        try:
+            return guest_access.read(vcpu, at, count)
+        except guest_access.GuestFault:
+            continue
+    return b""
 
 
 def nmi(vcpu: Vcpu) -> None:
