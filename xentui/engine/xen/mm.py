@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xentui.engine.clock import COST_PAGE_TABLE_UPDATE
+from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import ACCESSED, AVAILABLE, DIRTY, FRAME_MASK, GLOBAL, NX, PRESENT, RW, USER
+from xentui.engine.x86.state import RIP
 from xentui.engine.xen import descriptor_tables, guest_access, refusals
 from xentui.engine.xen.abi.arch_x86_64 import HYPERVISOR_VIRT_END
 from xentui.engine.xen.abi.core import (
@@ -151,7 +153,7 @@ def _mod_table(domain: Domain, index: int, new: int, preserve_ad: bool, level: i
     return 0
 
 
-_MOD_ENTRY = (None, mod_l1_entry, mod_l2_entry, mod_l3_entry, mod_l4_entry)
+_MOD_ENTRY = {L1: mod_l1_entry, L2: mod_l2_entry, L3: mod_l3_entry, L4: mod_l4_entry}
 
 
 # --- mmu_update ----------------------------------------------------------------------------------------------------
@@ -193,7 +195,10 @@ def do_mmu_update(vcpu: Vcpu, ureqs: int, count: int, pdone: int, foreigndom: in
         else:
             index = (base | ureqs & 0xFFF) >> 3
             pointer, value = ram64[index], ram64[index + 1]
-        error = permission or update(vcpu, pointer, value)
+        if permission:
+            error = refuse(vcpu.domain, refusals.FOREIGN, EPERM, pointer >> 12, 0, pointer, 0, value)
+        else:
+            error = update(vcpu, pointer, value)
         if error:
             break
         ureqs += 16
@@ -216,30 +221,36 @@ def update(vcpu: Vcpu, pointer: int, value: int) -> int:
     owner, types, type_count, _, flags = hv.frames.columns
     command = pointer & 7
     mfn = pointer >> 12
-    if command == MMU_MACHPHYS_UPDATE:
-        if mfn >= len(owner) or owner[mfn] != domain.id:
-            return refuse(domain, refusals.NOT_OWNER, EINVAL, mfn, 0, pointer, 0, value)
-        hv.set_m2p(mfn, value)
-        return 0
+    level = old = error = 0
     if command > MMU_PT_UPDATE_NO_TRANSLATE:
         return -ENOSYS
     if mfn >= len(owner) or owner[mfn] != domain.id:
         return refuse(domain, refusals.NOT_OWNER, EINVAL, mfn, 0, pointer, 0, value)
-    kind = types[mfn]
-    if type_count[mfn]:
-        if kind == L1:
-            return mod_l1_entry(vcpu, pointer >> 3, value, command == MMU_PT_UPDATE_PRESERVE_AD)
-        modify = _MOD_ENTRY[kind] if kind <= L4 else None
-        if modify is not None:
-            return modify(vcpu, pointer >> 3, value, command == MMU_PT_UPDATE_PRESERVE_AD)
-        if kind != WRITABLE and not (kind == SHARED and flags[mfn] & SHARED_RW):
-            return refuse(domain, refusals.NOT_A_TABLE, EINVAL, mfn, 0, pointer, hv.ram64[pointer >> 3], value)
+    if command == MMU_MACHPHYS_UPDATE:
+        old = hv.get_m2p(mfn)
+        hv.set_m2p(mfn, value)
     else:
-        # nobody uses it as anything: a write to plain memory, which it thereby becomes
-        types[mfn] = WRITABLE
-        flags[mfn] |= VALIDATED
-    hv.ram64[pointer >> 3] = value
-    return 0
+        old = hv.ram64[pointer >> 3]
+        level = types[mfn]
+        if not type_count[mfn]:
+            # nobody uses it as anything: a write to plain memory, which it thereby becomes
+            types[mfn] = WRITABLE
+            flags[mfn] |= VALIDATED
+            level = WRITABLE
+        modify = _MOD_ENTRY.get(level)
+        if modify is not None:
+            error = modify(vcpu, pointer >> 3, value, command == MMU_PT_UPDATE_PRESERVE_AD)
+        elif level == WRITABLE or (level == SHARED and flags[mfn] & SHARED_RW):
+            hv.ram64[pointer >> 3] = value
+            level = 0
+        else:
+            error = refuse(domain, refusals.NOT_A_TABLE, EINVAL, mfn, 0, pointer, old, value)
+    if not error:
+        hv.put(
+            hv.clock.now(), vcpu.q[RIP], Kind.PTE_UPDATE, vcpu.id, domain.id, level,
+            command, pointer & ~7, old, value, 0,
+        )  # fmt: skip
+    return error
 
 
 def page_owner(vcpu: Vcpu, domid: int) -> int:

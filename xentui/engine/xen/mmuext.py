@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xentui.engine.clock import COST_BYTES_PER_NS, COST_PAGE_TABLE_UPDATE, COST_TLB_FLUSH
+from xentui.engine.trace import Kind
+from xentui.engine.x86.state import RIP
 from xentui.engine.xen import descriptor_tables, guest_access, refusals
 from xentui.engine.xen.abi import core
 from xentui.engine.xen.abi.arch_x86_64 import HYPERVISOR_VIRT_END
@@ -61,6 +63,7 @@ def do_mmuext_op(vcpu: Vcpu, uops: int, count: int, pdone: int, foreigndom: int)
         error = operation(vcpu, command, first, second) if operation is not None else -ENOSYS
         if error:
             break
+        hv.put(hv.clock.now(), vcpu.q[RIP], Kind.MMUEXT, vcpu.id, vcpu.domain.id, command, first, second, 0, 0, 0)
         uops += size
         made += 1
     hv.clock.charge(COST_PAGE_TABLE_UPDATE * (made + 1))

@@ -30,10 +30,8 @@ NO_TABLE = 13
 PIN_TWICE = 14
 NOT_PINNED = 15
 DESCRIPTOR = 16
-NOT_WRITABLE = 17
-IN_USE = 18
-FOREIGN = 19
-BAD_ARGUMENT = 20
+IN_USE = 17
+FOREIGN = 18
 
 RULES: dict[int, tuple[str, str]] = {
     BAD_FLAGS: ("the entry has flags that a guest may not set: cache attributes, superpage, reserved bits", "mm.c"),
@@ -55,10 +53,8 @@ RULES: dict[int, tuple[str, str]] = {
     PIN_TWICE: ("the frame is pinned already", "mm.c, do_mmuext_op"),
     NOT_PINNED: ("the frame is not pinned", "mm.c, do_mmuext_op"),
     DESCRIPTOR: ("a descriptor in the page is not one that a guest may have", "descriptor-tables.c"),
-    NOT_WRITABLE: ("the frame is not the domain's writable memory", "mm.c, do_mmuext_op"),
     IN_USE: ("the frame is still in use", "mm.c, steal_page"),
     FOREIGN: ("the domain has no power over the other domain", "mm.c, get_pg_owner"),
-    BAD_ARGUMENT: ("an argument is out of range", "mm.c"),
 }
 """Rule to its words and to the file and function of Xen (xen/arch/x86) that has it."""
 
