@@ -4,7 +4,8 @@
 Debian 12's package ``xen-hypervisor-4.17-amd64``, fetched once into the cache folder (`tests.kernels.cache_folder`).
 That build has no 32-bit PV, nor has any that Debian 12 has; for a 32-bit guest ``$XENTUI_XEN_PV32`` names an unpacked
 hypervisor that does (any build with CONFIG_PV32, such as Xen 4.11's default one). QEMU is ``qemu-system-x86_64`` with
-``-accel tcg``, so that it runs wherever this does. As domain 0 a guest is privileged, and its console is the hypervisor's serial line.
+``-accel tcg``, so that it runs wherever this does. As domain 0 a guest is privileged, and its console is the
+hypervisor's serial line.
 """
 
 from __future__ import annotations

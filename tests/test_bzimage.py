@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.elf_builder import Elf, build_bzimage
-from tests.kernels import RECOMPRESS_METHODS, Kernels, compress, fetch_kernels, make_initrd, recompress_bzimage
+from tests.kernels import RECOMPRESS_METHODS, Kernels, compress, make_initrd, recompress_bzimage
 from xentui.engine.xen import decompress, kernel_cache
 from xentui.engine.xen.elf import ImageError, load_image
 
@@ -284,11 +284,6 @@ def test_the_cache_keeps_the_entries_used_last(tmp_path: Path, own_cache: Path) 
         names.append(f"{load_image(path).sha256}.elf")
         os.utime(own_cache / names[-1], (number, number))
     assert {entry.name for entry in own_cache.iterdir()} == set(names[2:])
-
-
-@pytest.fixture(scope="module")
-def kernels() -> Kernels:
-    return fetch_kernels()
 
 
 @pytest.mark.kernels

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.elf_builder import PAGE, Elf, elf32, encode_note, text
-from tests.kernels import Kernels, fetch_kernels
+from tests.kernels import Kernels
 from xentui.engine.xen.abi import features
 from xentui.engine.xen.elf import ImageError, KernelImage, load_image
 
@@ -397,11 +397,6 @@ def test_absurd_sizes_are_not_allocated(load: Loader) -> None:
     tracemalloc.stop()
     assert image.segments[0].memory_size == 1 << 40
     assert peak < 2 << 20
-
-
-@pytest.fixture(scope="module")
-def kernels() -> Kernels:
-    return fetch_kernels()
 
 
 def reference(path: Path) -> ELFFile:

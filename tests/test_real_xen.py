@@ -20,6 +20,8 @@ EXPECTED_32 = ROOT / "tests" / "expected" / "selftest32.tap"
 
 pytestmark = pytest.mark.slow
 
+needs_pv32 = pytest.mark.skipif(XEN_PV32 not in os.environ, reason=f"no package has 32-bit PV; {XEN_PV32} may name one")
+
 
 @cache
 def selftest_on_xen() -> XenRun:
@@ -58,7 +60,7 @@ QEMU_DIFFERENCES = {"the hypercall gate is not for user mode: vector 13, error 4
 """QEMU before version 10 gives the error code of a refused ``int n`` wrongly in long mode: Xen sees another n."""
 
 
-@pytest.mark.skipif(XEN_PV32 not in os.environ, reason=f"no package of Xen has 32-bit PV: {XEN_PV32} may name one")
+@needs_pv32
 def test_selftest32_on_real_xen() -> None:
     run = run_on_xen(IMAGES / "selftest32")
     failed = {line.split(" - ", 1)[1] for line in run.lines if line.startswith("not ok")}
@@ -100,12 +102,12 @@ def test_hello_answers_on_real_xen() -> None:
 
 
 @pytest.mark.parametrize(("command", "ending"), [("reboot", "shutdown"), ("crash", "crashed")])
-@pytest.mark.parametrize("image", ["hello32", "hello64"])
+@pytest.mark.parametrize("image", [pytest.param("hello32", marks=needs_pv32), "hello64"])
 def test_hello_ends_as_told(image: str, command: str, ending: str) -> None:
     assert run_on_xen(IMAGES / image, f"run={command}").ending == ending
 
 
-@pytest.mark.parametrize("image", ["bench32", "bench64"])
+@pytest.mark.parametrize("image", [pytest.param("bench32", marks=needs_pv32), "bench64"])
 def test_bench_runs_on_real_xen(image: str) -> None:
     run = run_on_xen(IMAGES / image, "scale=1")
     begun = [line.removeprefix("bench: begin ") for line in run.lines if line.startswith("bench: begin ")]

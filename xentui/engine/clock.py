@@ -22,6 +22,8 @@ BYTES_PER_NS = 2
 # What the hypervisor's work costs in the exact pace, in nanoseconds: the order of magnitude of real Xen on real
 # hardware, so that big batches cost what they should.
 COST_ENTRY = 300
+COST_EMULATED = 1000
+"""An instruction carried out for the guest: fetched, decoded and checked besides."""
 COST_PAGE_TABLE_UPDATE = 60
 COST_FRAME_VALIDATED = 4
 COST_TLB_FLUSH = 200

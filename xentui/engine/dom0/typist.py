@@ -6,10 +6,10 @@ ends with what the prompt describes. Both depend on the guest alone, so a run wi
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Callable
 
     from xentui.engine.machine import Machine
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 QUIET = 300_000_000
 """Nanoseconds without output after which the next line is typed."""
 _TAIL = 4096
+_CONTROL = re.compile(rb"\x1b\[[0-9;?]*[@-~]")
+"""Control sequences, which a prompt's description need not know: shells ask the terminal where the cursor is."""
 
 
 class Typist:
@@ -42,7 +44,7 @@ class Typist:
         if self.prompt is None:
             self._wait(QUIET)
             return
-        self.tail = (self.tail + data)[-_TAIL:]
+        self.tail = _CONTROL.sub(b"", self.tail + data)[-_TAIL:]
         ends = [found.end() for found in self.prompt.finditer(self.tail)]
         if ends and ends[-1] >= len(self.tail.rstrip(b" ")):
             self.tail = b""

@@ -153,7 +153,7 @@ class DomainBuilder:
             raise ImageError(
                 str(self.image.path),
                 f"{len(self.p2m) >> 8} MiB of memory do not hold {what}",
-                remedy=f"give the domain more (--memory or memory=); at least {(self.next_pfn >> 8) + 2} MiB",
+                remedy=f"give the domain more (--memory or memory=); at least {-(-self.next_pfn // 256)} MiB",
             )
         return first
 

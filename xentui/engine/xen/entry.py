@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from xentui.engine.clock import BYTES_PER_NS, COST_ENTRY
+from xentui.engine.clock import BYTES_PER_NS, COST_EMULATED, COST_ENTRY
 from xentui.engine.trace import Instruction, Kind, rings
 from xentui.engine.x86 import exceptions as x
 from xentui.engine.x86.state import (
@@ -50,7 +50,7 @@ _IRET = nr.HYPERCALL_iret
 _FIVE_ARGUMENTS = nr.HYPERCALL_update_va_mapping_otherdomain
 # RAX, RDX, RSI, RDI, R10 and RIP where they lie in the processor's state, in one call
 _ARGUMENTS = struct.Struct("<Q8xQ24xQQ16xQ40xQ").unpack_from
-_ENTRY_BYTES = COST_ENTRY * BYTES_PER_NS
+_ENTRY_BYTES, _EMULATED_BYTES = COST_ENTRY * BYTES_PER_NS, COST_EMULATED * BYTES_PER_NS
 
 
 class Entry:
@@ -98,7 +98,6 @@ class Entry:
                 q[R11] = q[EFLAGS] | q[CC_SRC] if plain else read_flags()
             if vcpu.kernel_mode and vcpu.width == 64:
                 self.hypercalls += 1
-                entered = now()
                 if exact:
                     budget[0] -= _ENTRY_BYTES
                 try:
@@ -109,7 +108,7 @@ class Entry:
                     hypercall.count_missing(vcpu, number)
                 result &= MASK64
                 q[RAX] = result
-                put(entered, rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result)
+                put(now(), rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result)
             else:
                 q[R11] = read_flags()
                 self._guest_syscall(vcpu, rip)
@@ -136,7 +135,7 @@ class Entry:
                 self.hypercalls += 1
                 number = q[RAX] & MASK32
                 a, b, c, d = q[RBX] & MASK32, q[RCX] & MASK32, q[RDX] & MASK32, q[RSI] & MASK32
-                entered, rip = now(), q[RIP] - 2 & MASK32
+                rip = q[RIP] - 2 & MASK32
                 budget[0] -= _ENTRY_BYTES
                 try:
                     result = table[number](vcpu, a, b, c, d) if number < size else -ENOSYS
@@ -147,7 +146,7 @@ class Entry:
                 q[RAX] = result & MASK32
                 if number == _FIVE_ARGUMENTS:
                     d |= (q[RDI] & MASK32) << 32
-                put(entered, rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result & MASK64)
+                put(now(), rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result & MASK64)
             elif vector == SYSCALL_VECTOR and i[HFLAGS] & 3 == 3 and self._direct_trap(vcpu):
                 return
             else:
@@ -174,12 +173,11 @@ class Entry:
             q[RIP] = rip
             traps.inject(vcpu, x.X86_EXC_UD)
             return
-        now = hv.clock.now()
         hv.clock.charge(COST_ENTRY)
         self.traps += 1
         if callback.bounce(vcpu, 0, vcpu.syscall_callback, vcpu.syscall_masks_events):
             hv.put(
-                now, rip, Kind.SYSCALL, vcpu.id, vcpu.domain.id, q[RAX] & MASK32,
+                hv.clock.now(), rip, Kind.SYSCALL, vcpu.id, vcpu.domain.id, q[RAX] & MASK32,
                 q[RDI], 0, vcpu.syscall_callback, rings(3, 3), 0,
             )  # fmt: skip
 
@@ -284,7 +282,7 @@ class Entry:
         """An instruction is carried out in the processor's stead: count it; the bytes of its block still to run."""
         self.traps += 1
         left = self.processor.unexecuted()
-        self.processor.budget[0] += left - _ENTRY_BYTES
+        self.processor.budget[0] += left - _EMULATED_BYTES
         return left
 
     # --- back to the guest ---------------------------------------------------------------------------------------
