@@ -44,24 +44,29 @@ class AddressSpace:
     its walk allows writing; user and supervisor pages are alike to the hypervisor (it runs in ring 0).
     """
 
-    __slots__ = ("ram64", "reads", "root", "writes")
+    __slots__ = ("ram64", "reads", "root", "tables", "writes")
 
     def __init__(self, ram64: memoryview) -> None:
         self.ram64 = ram64
         self.root = 0
         self.reads: dict[int, int] = {}
         self.writes: dict[int, int] = {}
+        self.tables: dict[int, int] = {}
+        """Number of a 2 MiB region to the index in `ram64` of the L1 table that maps it. Dropped with the others: who
+        changes a present entry above the L1s flushes."""
 
     def switch(self, root: int) -> None:
         """Take other page tables; `root` is the physical address of the fourth level."""
         self.root = root
         self.reads.clear()
         self.writes.clear()
+        self.tables.clear()
 
     def flush(self) -> None:
         """Forget every translation."""
         self.reads.clear()
         self.writes.clear()
+        self.tables.clear()
 
     def flush_page(self, address: int) -> None:
         """Forget the translation of one page."""

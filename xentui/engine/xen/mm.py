@@ -303,29 +303,35 @@ def do_update_va_mapping_otherdomain(vcpu: Vcpu, va: int, b: int, c: int, d: int
 
 
 def _update_va_mapping(vcpu: Vcpu, va: int, value: int, flags: int) -> int:
-    hv = vcpu.hv
-    ram64 = hv.ram64
-    domain = vcpu.domain
-    owner, types, type_count, _, _ = hv.frames.columns
+    hv, space = vcpu.hv, vcpu.space
     hv.clock.charge(COST_PAGE_TABLE_UPDATE)
-    if va < 1 << 47 or va >= HYPERVISOR_VIRT_END:
-        # the walk down to the L1, which is the guest's own if the types are right
-        entry = ram64[(vcpu.space.root >> 3) + (va >> 39 & 511)]
-        if entry & PRESENT:
-            entry = ram64[((entry & FRAME_MASK) >> 3) + (va >> 30 & 511)]
-            if entry & PRESENT:
-                entry = ram64[((entry & FRAME_MASK) >> 3) + (va >> 21 & 511)]
-                mfn = (entry & FRAME_MASK) >> 12
-                if entry & PRESENT and owner[mfn] == domain.id and types[mfn] == L1 and type_count[mfn]:
-                    error = mod_l1_entry(vcpu, (mfn << 9) + (va >> 12 & 511), value)
-                    if error:
-                        return refusals.record(vcpu, error)
-                    if flags == UVMF_INVLPG:
-                        vcpu.flush_page(va)
-                        return 0
-                    flush = flags & UVMF_FLUSHTYPE_MASK
-                    return _flush_va(vcpu, va, flush, flags & ~UVMF_FLUSHTYPE_MASK) if flush else 0
-    return refusals.record(vcpu, refuse(domain, refusals.NO_TABLE, EINVAL, 0, L1, va, 0, value))
+    table = space.tables.get(va >> 21)
+    if table is None:
+        table = _find_l1(vcpu, va)
+        if table < 0:
+            return refusals.record(vcpu, refuse(vcpu.domain, refusals.NO_TABLE, EINVAL, 0, L1, va, 0, value))
+        space.tables[va >> 21] = table
+    error = mod_l1_entry(vcpu, table + (va >> 12 & 511), value)
+    if error:
+        return refusals.record(vcpu, error)
+    if flags == UVMF_INVLPG:
+        vcpu.flush_page(va)
+        return 0
+    flush = flags & UVMF_FLUSHTYPE_MASK
+    return _flush_va(vcpu, va, flush, flags & ~UVMF_FLUSHTYPE_MASK) if flush else 0
+
+
+def _find_l1(vcpu: Vcpu, va: int) -> int:
+    """Index in `ram64` of the L1 table that maps `va`, the guest's own; -1 where there is none."""
+    if 1 << 47 <= va < HYPERVISOR_VIRT_END:
+        return -1
+    index = vcpu.space.entry_at(va, 2)
+    entry = vcpu.space.ram64[index] if index >= 0 else 0
+    mfn = (entry & FRAME_MASK) >> 12
+    frames = vcpu.hv.frames
+    if not entry & PRESENT or frames.owner[mfn] != vcpu.domain.id or frames.type[mfn] != L1:
+        return -1
+    return mfn << 9 if frames.type_count[mfn] else -1
 
 
 def _flush_va(vcpu: Vcpu, va: int, kind: int, where: int) -> int:
