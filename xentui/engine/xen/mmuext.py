@@ -44,7 +44,7 @@ def do_mmuext_op(vcpu: Vcpu, uops: int, count: int, pdone: int, foreigndom: int)
         if pdone:
             done = guest_access.read_u32(vcpu, pdone)
     layout = LAYOUT64 if vcpu.width == 64 else LAYOUT32
-    size, unpack = layout.MMUEXT_OP_SIZE, layout.STRUCT_mmuext_op.unpack
+    size, unpack_from = layout.MMUEXT_OP_SIZE, layout.STRUCT_mmuext_op.unpack_from
     if not guest_access.access_ok(vcpu, uops, size * count):
         return -EFAULT
     # a page of another domain's is refused before anything is looked at (xsm_mmuext_op)
@@ -54,11 +54,15 @@ def do_mmuext_op(vcpu: Vcpu, uops: int, count: int, pdone: int, foreigndom: int)
     error = made = 0
     hv.frames.refusal = None
     while made < count:
-        try:
-            command, first, second = unpack(guest_access.read(vcpu, uops, size))
-        except guest_access.GuestFault:
-            error = -EFAULT
-            break
+        base, within = vcpu.space.reads.get(uops >> 12), uops & 0xFFF
+        if base is not None and within <= 0x1000 - size:
+            command, first, second = unpack_from(vcpu.ram, base + within)
+        else:
+            try:
+                command, first, second = unpack_from(guest_access.read(vcpu, uops, size))
+            except guest_access.GuestFault:
+                error = -EFAULT
+                break
         operation = _OPERATIONS.get(command)
         error = operation(vcpu, command, first, second) if operation is not None else -ENOSYS
         if error:
