@@ -23,7 +23,7 @@ static const struct {
 
 static unsigned int tried, out;
 
-/* --- verdicts --------------------------------------------------------------------------------------------------- */
+/* --- verdicts ----------------------------------------------------------------------------------------------------- */
 
 verdict_t refused(long result, const char *got)
 {
@@ -83,7 +83,7 @@ static const char *exception_name(long vector)
     }
 }
 
-/* --- traps ------------------------------------------------------------------------------------------------------ */
+/* --- traps -------------------------------------------------------------------------------------------------------- */
 
 /* Keep what came, and go on behind the TRY, in the kernel and on its stack, wherever the trap was. */
 static bool handle_trap(struct trap_frame *frame)
@@ -118,7 +118,7 @@ unsigned long try_load(const volatile void *va)
     return value;
 }
 
-/* --- the attempts ----------------------------------------------------------------------------------------------- */
+/* --- the attempts ------------------------------------------------------------------------------------------------- */
 
 /* Put all pages back where they belong. A page that can no longer be mapped writable is still a table somewhere. */
 static bool pages_restored(void)
@@ -203,6 +203,7 @@ void guest_main(void)
     option("only", only, sizeof(only));
     trap_handler = handle_trap;
     user_init();
+    timer_init();
     HYPERCALL5(__HYPERVISOR_vm_assist, VMASST_CMD_enable, VMASST_TYPE_writable_pagetables, 0, 0, 0);
     if (!list)
         print("# attack%u\n", 8 * (unsigned int)sizeof(long));

@@ -13,8 +13,8 @@ typedef struct verdict {
     const char *text;                    /* HARMLESS: what the hypervisor made of it; BROKE_OUT: what was got */
 } verdict_t;
 
-/* One attempt, or several of a kind: a name with "%u" is tried with `first` to `last` (mostly levels of page tables), one
- * with "%s" likewise, with the words that they stand for. */
+/* One attempt, or several of a kind: a name with "%u" is tried with `first` to `last` (mostly levels of page tables),
+ * one with "%s" likewise, with the words that they stand for. */
 struct attempt {
     const char *name;                    /* one word, which "only=" takes */
     const char *advisory;                /* the public Xen security advisory that it recalls, or NULL */
@@ -64,7 +64,7 @@ unsigned long try_load(const volatile void *va);         /* a word; 0 if it trap
 #define PAGES 8
 extern uint8_t page[PAGES][PAGE_SIZE];
 #define VA(number) ((unsigned long)page[number])
-/* Where no page table of the domain's is: one L2 entry's worth of address space, and the machine address of that entry. */
+/* Where no page table of the domain's is: one L2 entry's worth of address space; and that entry's machine address. */
 #define NEW_REGION (VIRT_BASE + (512UL << 20))
 uint64_t new_region_entry(void);
 /* Many pages, for counts; the same holds. */
@@ -86,7 +86,7 @@ bool give_back(const void *va);                          /* the page's frame to 
 bool take_again(void *va);                               /* a new frame for it */
 
 /* Frames that are not ours. */
-unsigned long foreign_frame(void);                       /* another domain's, if there is one that shows; else nobody's */
+unsigned long foreign_frame(void);                       /* another domain's, if one shows; else nobody's */
 unsigned long m2p_frame(void);                           /* the hypervisor's own: its machine-to-physical table */
 #define OUT_OF_RANGE (1UL << 30)                         /* a frame number beyond all memory */
 

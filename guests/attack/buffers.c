@@ -64,7 +64,8 @@ static verdict_t input_updates(unsigned int kind)
 
 static verdict_t input_operations(unsigned int kind)
 {
-    return refused(hypercall_mmuext_op((void *)place(kind), 1, NULL, DOMID_SELF), "the hypervisor's words as operations");
+    return refused(hypercall_mmuext_op((void *)place(kind), 1, NULL, DOMID_SELF),
+                   "the hypervisor's words as operations");
 }
 
 static verdict_t input_calls(unsigned int kind)
@@ -74,7 +75,8 @@ static verdict_t input_calls(unsigned int kind)
 
 static verdict_t input_traps(unsigned int kind)
 {
-    verdict_t verdict = refused(hypercall_set_trap_table((void *)place(kind)), "the hypervisor's words as a trap table");
+    verdict_t verdict = refused(hypercall_set_trap_table((void *)place(kind)),
+                                "the hypervisor's words as a trap table");
     traps_init();
     return verdict;
 }
@@ -113,7 +115,7 @@ static verdict_t done_count(unsigned int kind)
     return harmless(try_load((void *)m2p) == before, "the count was not written", "a count in the hypervisor");
 }
 
-/* --- memory_op exchange -------------------------------------------------------------------------------------------- */
+/* --- memory_op exchange ------------------------------------------------------------------------------------------- */
 
 static struct xen_memory_exchange swap_of(xen_pfn_t *in, xen_pfn_t *out, unsigned long extents)
 {
@@ -152,7 +154,7 @@ static verdict_t exchange_offset(unsigned int kind)
     return refused(hypercall_memory_op(XENMEM_exchange, &swap), "a frame number in the hypervisor");
 }
 
-/* --- page tables as buffers ----------------------------------------------------------------------------------------- */
+/* --- page tables as buffers --------------------------------------------------------------------------------------- */
 
 static verdict_t output_into_table(unsigned int level)
 {
@@ -189,7 +191,20 @@ static verdict_t exchange_into_table(unsigned int level)
                               broke_out("a page table written by the hypervisor");
 }
 
-/* --- a multicall that ends in user mode -------------------------------------------------------------------------------- */
+/* The hypervisor writes there now and then, by our own page tables. */
+static verdict_t runstate_into_table(unsigned int level)
+{
+    volatile uint64_t *entry = pte_pointer(VA(0), level);
+    uint64_t before = *entry;
+    struct vcpu_register_runstate_memory_area where = {.addr.p = (unsigned long)entry};
+    if (!hypercall_vcpu_op(VCPUOP_register_runstate_memory_area, 0, &where))
+        sleep_ns(1000000);
+    where.addr.p = 0;
+    hypercall_vcpu_op(VCPUOP_register_runstate_memory_area, 0, &where);
+    return harmless(*entry == before, "the table is as before", "a page table written by the hypervisor");
+}
+
+/* --- a multicall that ends in user mode --------------------------------------------------------------------------- */
 
 extern char stop_in_user_mode[];
 __asm__(".pushsection .user, \"ax\"; stop_in_user_mode: int3; jmp stop_in_user_mode; .popsection");
@@ -253,6 +268,7 @@ const struct attempt buffer_attempts[] = {
     {"exchange-from-buffer-%s", "XSA-212", exchange_input, 0, LAST_PLACE, places},
     {"exchange-offset-to-buffer-%s", "XSA-212", exchange_offset, 0, LAST_PLACE, places},
     {"xen_version-into-own-L%u", NULL, output_into_table, 1, LEVELS, NULL},
+    {"runstate-area-in-own-L%u", NULL, runstate_into_table, 1, LEVELS, NULL},
     {"exchange-into-own-L%u", "XSA-212", exchange_into_table, 1, LEVELS, NULL},
     {"multicall-to-user-mode", "XSA-213", multicall_to_user_mode, 0, 0, NULL},
     {"multicall-in-multicall", NULL, multicall_in_multicall, 0, 0, NULL},

@@ -127,7 +127,7 @@ static verdict_t gdt_in_it(unsigned int kind)
     return refused(HYPERCALL5(__HYPERVISOR_set_gdt, &frame, 512, 0, 0, 0), "a GDT in a frame that is not ours");
 }
 
-/* --- by another domain's name -------------------------------------------------------------------------------------- */
+/* --- by another domain's name ------------------------------------------------------------------------------------- */
 
 static const domid_t domains[] = {DOMID_XEN, DOMID_IO, 0, 0x1234};
 static const char *const domain_names[] = {"Xen", "IO", "0", "that-is-not-there"};
@@ -163,7 +163,7 @@ static verdict_t map_of_domain(unsigned int which)
     return refused(result, "another domain's frame");
 }
 
-/* --- the hypervisor's frames that it shares with us ------------------------------------------------------------------ */
+/* --- the hypervisor's frames that it shares with us --------------------------------------------------------------- */
 
 static unsigned long grant_frame(void)
 {
@@ -183,6 +183,8 @@ static verdict_t pin_grant_table(unsigned int level)
 {
     return refused(extended(MMUEXT_PIN_L1_TABLE + level - 1, grant_frame(), 0), "the grant table as a page table");
 }
+
+static const char *const shared_names[] = {"shared_info", "grant-table"};
 
 static verdict_t link_shared(unsigned int grants)
 {
@@ -225,6 +227,25 @@ static verdict_t exchange_shared_info(unsigned int level)
     return refused(hypercall_memory_op(XENMEM_exchange, &swap), "shared_info exchanged");
 }
 
+/* Where vcpu_info lies by our own wish the hypervisor writes; it cannot be moved back, so this comes last. */
+static verdict_t pin_vcpu_info(unsigned int level)
+{
+    static void *there;
+    if (!there) {
+        there = page_allocate();
+        struct vcpu_register_vcpu_info where = {.mfn = mfn_of(there)};
+        events_off();                    /* an upcall before the next line would look in the old place for ever */
+        hypercall_vcpu_op(VCPUOP_register_vcpu_info, 0, &where);
+        own_vcpu = there;
+        events_on();
+    }
+    uint64_t entry = pte_read((unsigned long)there);
+    read_only(there);
+    verdict_t verdict = refused(pin(level, there), "a page table that the hypervisor writes to");
+    pte_write((unsigned long)there, entry);
+    return verdict;
+}
+
 const struct attempt frame_attempts[] = {
     {"map-frame-%s", NULL, map, FOREIGN, LAST_NUMBER, kinds},
     {"map-frame-%s-read-only", NULL, map_read_only, FOREIGN, LAST_NUMBER, kinds},
@@ -250,10 +271,11 @@ const struct attempt frame_attempts[] = {
     {"update_va_mapping-for-domain-%s", NULL, map_of_domain, 0, ARRAY_SIZE(domains) - 1, domain_names},
     {"pin-shared_info-as-L%u", NULL, pin_shared_info, 1, LEVELS, NULL},
     {"pin-grant-table-as-L%u", NULL, pin_grant_table, 1, LEVELS, NULL},
-    {"link-shared-frame-%u", NULL, link_shared, 0, 1, NULL},
+    {"link-%s-as-L1", NULL, link_shared, 0, 1, shared_names},
     {"load-shared_info", NULL, load_shared_info, 0, 0, NULL},
     {"GDT-in-shared_info", NULL, gdt_in_shared_info, 0, 0, NULL},
     {"give-back-shared_info", NULL, give_back_shared_info, 0, 0, NULL},
     {"exchange-shared_info", NULL, exchange_shared_info, 0, 0, NULL},
+    {"pin-page-of-vcpu_info-as-L%u", NULL, pin_vcpu_info, 1, LEVELS, NULL},
     {0},
 };

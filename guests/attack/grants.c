@@ -175,23 +175,25 @@ static verdict_t table_of_domain(unsigned int domain)
 }
 
 static const char *const domain_names[] = {"0", "that-is-not-there"};
+static const char *const frame_names[] = {"of-another", "of-the-hypervisor"};
+static const char *const handle_names[] = {"an-unused", "the-last"};
 
 const struct attempt grant_attempts[] = {
     {"grant-unaligned-entry-by-%u", "XSA-227", unaligned_pte, 1, 7, NULL},
     {"grant-entry-in-data-page", "XSA-227", pte_in_data_page, 0, 0, NULL},
     {"grant-entry-in-L%u", "XSA-227", pte_in_upper_table, 2, LEVELS, NULL},
     {"grant-own-L%u", NULL, table_by_grant, 1, LEVELS, NULL},
-    {"grant-foreign-frame-%u", NULL, foreign_by_grant, 0, 1, NULL},
+    {"grant-frame-%s", NULL, foreign_by_grant, 0, 1, frame_names},
     {"grant-mapped-in-hypervisor", NULL, into_hypervisor, 0, 0, NULL},
     {"grant-read-only-mapped-writable", NULL, writable_of_read_only, 0, 0, NULL},
     {"grant-copy-to-own-L%u", NULL, copy_to_table, 1, LEVELS, NULL},
-    {"grant-copy-from-foreign-frame-%u", NULL, copy_from_foreign, 0, 1, NULL},
+    {"grant-copy-from-frame-%s", NULL, copy_from_foreign, 0, 1, frame_names},
     {"grant-copy-over-the-end", NULL, copy_over_the_end, 0, 0, NULL},
     {"grant-copy-to-reference-of-domain-%s", NULL, copy_to_reference, 0, 1, domain_names},
     {"grant-transfer-own-L%u", "XSA-214", transfer_table, 1, LEVELS, NULL},
     {"grant-transfer-mapped-page", "XSA-214", transfer_mapped, 0, 0, NULL},
-    {"grant-transfer-foreign-frame", NULL, transfer_foreign, 0, 0, NULL},
-    {"grant-unmap-of-nothing-%u", NULL, unmap_nothing, 0, 1, NULL},
+    {"grant-transfer-frame-of-another", NULL, transfer_foreign, 0, 0, NULL},
+    {"grant-unmap-of-%s-handle", NULL, unmap_nothing, 0, 1, handle_names},
     {"grant-table-of-domain-%s", NULL, table_of_domain, 0, 1, domain_names},
     {0},
 };

@@ -2,7 +2,7 @@
 #include "attack.h"
 #include <xen/physdev.h>
 
-/* --- descriptors ---------------------------------------------------------------------------------------------------- */
+/* --- descriptors -------------------------------------------------------------------------------------------------- */
 
 #define HYPERVISOR_CS 0xe008
 #define HYPERVISOR_DS 0xe010
@@ -20,8 +20,10 @@ static uint64_t gate(uint32_t type)
     return (uint64_t)(0xe0 | type) << 40 | (uint64_t)HYPERVISOR_CS << 16;
 }
 
-enum { CODE_0, LONG_CODE_0, CONFORMING_0, DATA_0, STACK_0, CALL_GATE, INTERRUPT_GATE, TRAP_GATE, TASK_GATE, CALL_GATE_16,
-       TSS, BUSY_TSS, LDT, KINDS };
+enum {
+    CODE_0, LONG_CODE_0, CONFORMING_0, DATA_0, STACK_0, CALL_GATE, INTERRUPT_GATE, TRAP_GATE, TASK_GATE, CALL_GATE_16,
+    TSS, BUSY_TSS, LDT, KINDS
+};
 static const char *const kinds[KINDS] = {
     "code-of-level-0", "long-code-of-level-0", "conforming-code-of-level-0", "data-of-level-0",
     "expand-down-data-of-level-0", "call-gate", "interrupt-gate", "trap-gate", "task-gate", "16-bit-call-gate", "TSS",
@@ -55,7 +57,8 @@ static verdict_t as_stored(long result, uint64_t stored)
         return refused(result, NULL);
     if (!(access & 0x80))
         return harmless(true, "it is not present to the processor", NULL);
-    return harmless((access & 0x10) && (access & 0x60), "its level is a guest's", "a descriptor of the hypervisor's level");
+    return harmless((access & 0x10) && (access & 0x60), "its level is a guest's",
+                    "a descriptor of the hypervisor's level");
 }
 
 static long set_gdt(const void *frames, unsigned int entries)
@@ -188,7 +191,8 @@ static verdict_t gdt_too_long(unsigned int number)
 
 static verdict_t descriptor_in_table(unsigned int level)
 {
-    return refused(update_descriptor(pte_machine_address(VA(0), level), 0), "a page table written as a descriptor table");
+    return refused(update_descriptor(pte_machine_address(VA(0), level), 0),
+                   "a page table written as a descriptor table");
 }
 
 static verdict_t descriptor_unaligned(unsigned int number)
@@ -199,15 +203,19 @@ static verdict_t descriptor_unaligned(unsigned int number)
     return verdict;
 }
 
+static const char *const frame_names[] = {"out-of-range", "of-another"};
+
 static verdict_t descriptor_elsewhere(unsigned int number)
 {
     uint64_t frame = number ? foreign_frame() : OUT_OF_RANGE;
     return refused(update_descriptor(frame << 12, 0), "a word written in a frame that is not ours");
 }
 
-/* --- selectors -------------------------------------------------------------------------------------------------------- */
+/* --- selectors ---------------------------------------------------------------------------------------------------- */
 
-static const uint16_t selectors[] = {HYPERVISOR_CS, HYPERVISOR_DS, 0xe038, 0xe040, 0xe050, 0x0ff8, 0xdff8, 0xfff8, 0x0c};
+static const uint16_t selectors[] = {
+    HYPERVISOR_CS, HYPERVISOR_DS, 0xe038, 0xe040, 0xe050, 0x0ff8, 0xdff8, 0xfff8, 0x0c,
+};
 static const char *const selector_names[] = {
     "hypervisor-code", "hypervisor-data", "hypervisor-0xe038", "hypervisor-0xe040", "hypervisor-0xe050", "no-GDT",
     "last-of-the-guest", "last-of-the-GDT", "no-LDT",
@@ -231,7 +239,7 @@ static verdict_t jump_to_selector(unsigned int which)
     return trapped("code of the hypervisor's level");
 }
 
-/* --- the LDT -------------------------------------------------------------------------------------------------------------- */
+/* --- the LDT ------------------------------------------------------------------------------------------------------ */
 
 static int set_ldt(unsigned long va, unsigned int entries)
 {
@@ -251,6 +259,8 @@ static verdict_t first_of_ldt(unsigned long va, const char *got)
     set_ldt(0, 0);
     return verdict;
 }
+
+static const char *const place_names[] = {"the-hypervisor", "M2P"};
 
 static verdict_t ldt_in_hypervisor(unsigned int number)
 {
@@ -285,7 +295,8 @@ static verdict_t used_ldt_writable(unsigned int number)
     read_only(page[1]);
     set_ldt(VA(1), 512);
     TRY("mov %k[selector], %%fs", : [selector] "r"(0x0f));
-    verdict_t verdict = refused(seen.count ? 0 : pte_write(VA(2), entry_of(page[1], PTE_DATA)), "the LDT mapped writable");
+    verdict_t verdict = refused(seen.count ? 0 : pte_write(VA(2), entry_of(page[1], PTE_DATA)),
+                                "the LDT mapped writable");
     TRY("mov %k[selector], %%fs", : [selector] "r"(0));
     set_ldt(0, 0);
     return verdict;
@@ -297,7 +308,7 @@ static verdict_t ldt_too_long(unsigned int number)
     return refused(set_ldt(VA(1), 8193), "an LDT that reaches into what lies behind it");
 }
 
-/* --- privileged state ------------------------------------------------------------------------------------------------------ */
+/* --- privileged state --------------------------------------------------------------------------------------------- */
 
 static const char *const instruction_names[] = {
     "lgdt", "lidt", "lldt", "ltr", "invd", "clear-paging-in-CR0", "clear-protection-in-CR0", "wrmsr-of-EFER", "hlt",
@@ -342,7 +353,8 @@ static verdict_t port(unsigned int number)
 static verdict_t port_level(unsigned int number)
 {
     struct physdev_set_iopl iopl = {.iopl = number};
-    return refused(HYPERCALL5(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, &iopl, 0, 0, 0), "a level that there is not");
+    return refused(HYPERCALL5(__HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, &iopl, 0, 0, 0),
+                   "a level that there is not");
 }
 
 static verdict_t port_bitmap(unsigned int number)
@@ -450,10 +462,10 @@ const struct attempt segment_attempts[] = {
     {"GDT-over-hypervisor-entries", NULL, gdt_too_long, 0, 0, NULL},
     {"descriptor-in-L%u", NULL, descriptor_in_table, 1, LEVELS, NULL},
     {"descriptor-unaligned-by-%u", NULL, descriptor_unaligned, 1, 7, NULL},
-    {"descriptor-in-foreign-frame-%u", NULL, descriptor_elsewhere, 0, 1, NULL},
+    {"descriptor-in-frame-%s", NULL, descriptor_elsewhere, 0, 1, frame_names},
     {"load-selector-%s", "XSA-298", load_selector, 0, ARRAY_SIZE(selectors) - 1, selector_names},
     {"jump-to-selector-%s", "XSA-298", jump_to_selector, 0, ARRAY_SIZE(selectors) - 1, selector_names},
-    {"LDT-in-hypervisor-%u", NULL, ldt_in_hypervisor, 0, 1, NULL},
+    {"LDT-in-%s", NULL, ldt_in_hypervisor, 0, sizeof(long) == 8, place_names},
     {"LDT-of-writable-page", NULL, ldt_of_writable_page, 0, 0, NULL},
     {"LDT-of-L%u", NULL, ldt_of_table, 1, LEVELS, NULL},
     {"LDT-with-%s", NULL, ldt_with_gate, CALL_GATE, KINDS - 1, kinds},
@@ -463,7 +475,7 @@ const struct attempt segment_attempts[] = {
     {"privileged-clear-PAE-in-CR4", NULL, change_cr4, 0, 0, NULL},
     {"port-0x80", NULL, port, 0, 0, NULL},
     {"port-level-%u", NULL, port_level, 4, 4, NULL},
-    {"port-bitmap-in-hypervisor-%u", NULL, port_bitmap, 0, 1, NULL},
+    {"port-bitmap-in-%s", NULL, port_bitmap, 0, 1, place_names},
     {"trap-handler-in-hypervisor", NULL, trap_into_hypervisor, 0, 0, NULL},
     {"read-hypervisor", NULL, read_hypervisor, 0, 0, NULL},
     {"write-hypervisor", NULL, write_hypervisor, 0, 0, NULL},

@@ -95,7 +95,8 @@ static verdict_t by_plain_store(unsigned int level)
 {
     try_store(pte_pointer(VA(0), level), 0);
     if (level == 1)
-        return harmless(!seen.count && !(pte_read(VA(0)) & PTE_PRESENT), "the entry was checked and written by the hypervisor", "it");
+        return harmless(!seen.count && !(pte_read(VA(0)) & PTE_PRESENT),
+                        "the entry was checked and written by the hypervisor", "an entry that cannot be taken away");
     return trapped("a store to a page table");
 }
 
@@ -117,7 +118,7 @@ static verdict_t superpage_flag(unsigned int level)
 static verdict_t superpage(unsigned int level)
 {
     uint64_t *entry = pte_pointer(level == 2 ? NEW_REGION : VA(0), level);
-    entry += level > 2;                  /* the slot behind ours; in the PAE top level it wraps to the page's other words */
+    entry -= level > 2;                  /* the slot before ours, which is empty */
     uint64_t where = machine_of(entry) + ((unsigned long)entry & (PAGE_SIZE - 1));
     return refused(mmu_set(where, entry_of(page[0], LINK) | PTE_SUPERPAGE), "a superpage");
 }
@@ -162,6 +163,8 @@ static verdict_t cache_by_direct_write(unsigned int level)
     return trapped("uncached memory");
 }
 
+static const char *const flush_names[] = {"flush_cache", "flush_cache_global"};
+
 static verdict_t flush_cache(unsigned int level)
 {
     return refused(extended(level ? MMUEXT_FLUSH_CACHE_GLOBAL : MMUEXT_FLUSH_CACHE, 0, 0), "the caches flushed");
@@ -173,7 +176,7 @@ static verdict_t reserved_address_bits(unsigned int level)
                    "an entry with address bits that the processor does not have");
 }
 
-/* --- linear and self-referencing tables -------------------------------------------------------------------------- */
+/* --- linear and self-referencing tables --------------------------------------------------------------------------- */
 
 static verdict_t linear_writable(unsigned int level)
 {
@@ -251,8 +254,9 @@ static verdict_t reserved_slots_in_new_table(unsigned int level)
     for (unsigned int slot = 256; slot < 272; slot++)
         top[slot] = own_table(3) | LINK;
     read_only(page[1]);
-    if (pin(4, page[1]))
-        return refused(-XEN_EINVAL, NULL);
+    int result = pin(4, page[1]);
+    if (result)
+        return refused(result, NULL);
     bool replaced = true;
     for (unsigned int slot = 256; slot < 272; slot++)
         replaced &= (top[slot] & PTE_FRAME) != own_table(3);
@@ -268,7 +272,8 @@ static verdict_t reserved_slot(unsigned int slot)
 
 static verdict_t top_slot(unsigned int slot)
 {
-    return refused(mmu_set(machine_of((void *)start_info->pt_base) | slot * 8, 0), "the top level without its fourth entry");
+    return refused(mmu_set(machine_of((void *)start_info->pt_base) | slot * 8, 0),
+                   "the top level without its fourth entry");
 }
 
 /* The L2 table of the fourth GiB holds the hypervisor's entries, so that it must be there and nowhere else. */
@@ -317,7 +322,7 @@ const struct attempt table_attempts[] = {
     {"cache-disabled-page", "XSA-402", cache_disabled, 0, 0, NULL},
     {"cache-write-through-page-in-new-L1", "XSA-402", write_through, 0, 0, NULL},
     {"cache-attribute-by-direct-write", "XSA-402", cache_by_direct_write, 0, 0, NULL},
-    {"flush-cache-%u", "XSA-402", flush_cache, 0, 1, NULL},
+    {"%s", "XSA-402", flush_cache, 0, 1, flush_names},
     {"address-bit-51-in-L%u", NULL, reserved_address_bits, 1, LEVELS, NULL},
     {"linear-L%u-writable", "XSA-182", linear_writable, 2, LEVELS, NULL},
     {"linear-L%u-flag-only-change", "XSA-182", linear_flag_change, 2, sizeof(long) == 8 ? 4 : 2, NULL},

@@ -3,7 +3,7 @@
 
 #define TYPED_TWICE "a frame of two types at once"
 
-/* --- pins ---------------------------------------------------------------------------------------------------------- */
+/* --- pins --------------------------------------------------------------------------------------------------------- */
 
 static verdict_t pin_writable(unsigned int level)
 {
@@ -33,8 +33,6 @@ static verdict_t unpin_unpinned(unsigned int level)
 
 static verdict_t writable_while_pinned(unsigned int level)
 {
-    if (level == LEVELS && LEVELS == 3)
-        return refused(-XEN_EINVAL, NULL);
     read_only(page[1]);
     pin(level, page[1]);
     verdict_t verdict = refused(writable(page[1]), "a pinned table mapped writable");
@@ -66,7 +64,7 @@ static verdict_t failed_promotion(unsigned int level)
     return broke_out("a type left behind by a failed validation");
 }
 
-/* --- what validation leaves in the middle ------------------------------------------------------------------------ */
+/* --- what validation leaves in the middle ------------------------------------------------------------------------- */
 
 static long in_between;
 static volatile bool asked;
@@ -108,7 +106,7 @@ static verdict_t preempted_validation(unsigned int level)
     return verdict;
 }
 
-/* --- the balloon, exchange ------------------------------------------------------------------------------------------ */
+/* --- the balloon, exchange ---------------------------------------------------------------------------------------- */
 
 /* A linked table goes back to the hypervisor: it stays a table as long as it is linked. */
 static verdict_t give_back_linked(unsigned int level)
@@ -190,7 +188,7 @@ static verdict_t exchange_pinned(unsigned int level)
     return verdict;
 }
 
-/* --- tables in use -------------------------------------------------------------------------------------------------- */
+/* --- tables in use ------------------------------------------------------------------------------------------------ */
 
 #ifdef __x86_64__
 /* A second top table is loaded, loses its pin and is given back: it is in use until another is loaded. */
@@ -237,11 +235,14 @@ static verdict_t unpin_loaded_table(unsigned int level)
     (void)level;
     unsigned long top = mfn_of((void *)start_info->pt_base);
     int unpinned = extended(MMUEXT_UNPIN_TABLE, top, 0);
-    verdict_t verdict = refused(pte_write(VA(0), (uint64_t)top << 12 | PTE_DATA), "the loaded top table mapped writable");
+    verdict_t verdict = refused(pte_write(VA(0), (uint64_t)top << 12 | PTE_DATA),
+                                "the loaded top table mapped writable");
     if (!unpinned)
         extended(MMUEXT_PIN_L1_TABLE + LEVELS - 1, top, 0);
     return verdict;
 }
+
+static const char *const mode_names[] = {"the-kernel", "user-mode"};
 
 static verdict_t load_data_page(unsigned int level)
 {
@@ -261,7 +262,7 @@ static verdict_t load_by_cr3(unsigned int level)
     return trapped("a data page loaded as the top table");
 }
 
-/* --- what the TLB remembers ------------------------------------------------------------------------------------------ */
+/* --- what the TLB remembers --------------------------------------------------------------------------------------- */
 
 /* Write once, so that the processor knows the page as writable; take the right away without a word to it; make a table
  * of it; and write again. */
@@ -362,9 +363,9 @@ const struct attempt type_attempts[] = {
 #ifdef __x86_64__
     {"free-loaded-table", NULL, free_loaded_table, 0, 0, NULL},
     {"unpin-loaded-user-table", NULL, free_user_table, 0, 0, NULL},
-    {"load-data-page-%u", NULL, load_data_page, 0, 1, NULL},
+    {"load-data-page-for-%s", NULL, load_data_page, 0, 1, mode_names},
 #else
-    {"load-data-page", NULL, load_data_page, 0, 0, NULL},
+    {"load-data-page-for-%s", NULL, load_data_page, 0, 0, mode_names},
 #endif
     {"unpin-loaded-top-table", NULL, unpin_loaded_table, 0, 0, NULL},
     {"load-L%u-as-top-table", NULL, load_lower_table, 1, LEVELS - 1, NULL},
