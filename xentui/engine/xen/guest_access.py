@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xentui.engine.xen.abi.arch_x86 import HYPERVISOR_COMPAT_VIRT_START
+
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import Vcpu
 
@@ -26,8 +28,8 @@ class GuestFault(Exception):
 def access_ok(vcpu: Vcpu, address: int, size: int) -> bool:
     """May a guest pointer cover these bytes at all? (Xen: asm-x86/x86_64/uaccess.h, __access_ok and its compat twin)"""
     end = address + size
-    if vcpu.domain.width == 32:
-        return end <= 1 << 32
+    if vcpu.width == 32:
+        return end <= HYPERVISOR_COMPAT_VIRT_START
     return end <= _CANONICAL_TOP or (address >= HYPERVISOR_END and end <= 1 << 64)
 
 

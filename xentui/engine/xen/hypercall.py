@@ -125,6 +125,8 @@ def do_multicall(vcpu: Vcpu, calls: int, count: int, _c: int, _d: int) -> int:
         charge(COST_MULTICALL_ENTRY)
         result = call(vcpu, number, a, b, c, d, e) if number != nr.HYPERCALL_multicall else -EINVAL
         put(now(), q[RIP], Kind.MULTICALL_ENTRY, vcpu_id, domain.id, number, a, b, c, d, result & MASK64)
+        if number == nr.HYPERCALL_iret:
+            return result  # the guest goes on where its frame says; what follows in the list is not done (XSA-213)
         base = space.writes.get(entry >> 12)
         if base is not None and within <= 0x1000 - size:
             result_layout.pack_into(ram, base + within + word, result & mask)

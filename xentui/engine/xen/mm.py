@@ -65,6 +65,7 @@ L1_CHECKED = ((1 << 64) - 1) & ~_UNCHECKED
 MMU_UPDATE_PREEMPTED = 1 << 31
 """In the count of mmu_update and mmuext_op: this call continues one that was preempted."""
 
+_CONTROL_DOMAIN = 0
 _MASK32 = (1 << 32) - 1
 _MASK64 = (1 << 64) - 1
 
@@ -262,7 +263,7 @@ def page_owner(vcpu: Vcpu, domid: int) -> int:
         return 0
     if domid == vcpu.domain.id:
         return -ESRCH  # Xen: "Cannot specify itself as foreign domain"
-    if domid in (DOMID_IO, DOMID_XEN) or domid in vcpu.hv.domains:
+    if domid in (DOMID_IO, DOMID_XEN, _CONTROL_DOMAIN) or domid in vcpu.hv.domains:
         return -EPERM
     return -ESRCH
 

@@ -303,6 +303,10 @@ def get_table(domain: Domain, entry: int, child: int, parent: int, index: int, p
     return error
 
 
+_MOST_LINEAR_USES = -(1 << 15)
+"""The count is a signed 16-bit word, as on Xen (linear_pt_count)."""
+
+
 def _get_linear(domain: Domain, entry: int, level: int, mfn: int, parent: int) -> bool:
     """May an entry of a table refer to a table of its own level, so that the guest sees its tables as memory?
 
@@ -315,6 +319,8 @@ def _get_linear(domain: Domain, entry: int, level: int, mfn: int, parent: int) -
     if mfn == parent:
         return True
     if frames.linear[parent] < 0 or frames.linear[mfn] > 0 or not frames.flags[mfn] & VALIDATED:
+        return False
+    if frames.linear[mfn] == _MOST_LINEAR_USES:
         return False
     frames.linear[parent] += 1
     frames.linear[mfn] -= 1
