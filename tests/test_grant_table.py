@@ -151,12 +151,12 @@ def test_copy_refusals(width: int) -> None:
     assert copy(taker, (9, 0, 0), here, 1, by_ref) == abi.GNTST_general_error
     assert copy(taker, (9, 5, 0), here, 1, by_ref) == abi.GNTST_bad_domain
     assert copy(taker, (own, 1, 0), here, 1, 0) == abi.GNTST_permission_denied
-    assert copy(taker, (giver.guest.p2m[50], DOMID_SELF, 0), here, 1, 0) == abi.GNTST_general_error
+    assert copy(taker, (giver.guest.p2m[50], DOMID_SELF, 0), here, 1, 0) == abi.GNTST_bad_page
     assert copy(taker, here, (table, DOMID_SELF, 0), 1, 0) == abi.GNTST_general_error, "a page table is not written"
     giver.domain.grants.seed(9, taker.domain.id, giver.guest.tables["l1"])
     assert copy(taker, here, (9, 1, 0), 1, to_ref) == abi.GNTST_general_error, "nor another domain's"
     giver.domain.grants.seed(9, taker.domain.id, own)
-    assert copy(taker, (9, 1, 0), here, 1, by_ref) == abi.GNTST_general_error, "not its own to give"
+    assert copy(taker, (9, 1, 0), here, 1, by_ref) == abi.GNTST_bad_page, "not its own to give"
 
 
 def test_map_and_unmap_report_what_is_wrong() -> None:
@@ -164,7 +164,7 @@ def test_map_and_unmap_report_what_is_wrong() -> None:
     grant(giver, 9, taker.domain.id, 50)
 
     def map_ref(reference: int, domid: int, flags: int) -> int:
-        data = struct.pack("<QIIHhIQ", 0x50000, flags, reference, domid, 99, 0, 0)
+        data = struct.pack("<QIIHhIQ", ARGUMENT, flags, reference, domid, 99, 0, 0)
         assert op(taker, abi.GNTTABOP_map_grant_ref, data) == 0
         return int(struct.unpack("<h", taker.get(2, ARGUMENT + 18))[0])
 
@@ -189,8 +189,10 @@ def test_transfer(width: int) -> None:
         assert op(guest, abi.GNTTABOP_transfer, data) == 0
         return int(struct.unpack("<h", guest.get(2, ARGUMENT + (16 if wide else 12)))[0])
 
-    assert transfer(guest.guest.p2m[50], 0) == abi.GNTST_general_error
-    assert transfer(guest.guest.p2m[50], 9) == abi.GNTST_bad_domain
+    unmapped = guest.hv.frames.allocate(1, guest.domain.id)[0]
+    assert transfer(unmapped, 0) == abi.GNTST_general_error
+    assert transfer(unmapped, 9) == abi.GNTST_bad_domain
+    assert transfer(guest.guest.p2m[50], 0) == abi.GNTST_bad_page, "it is mapped"
     assert transfer(0xFFFF_FFFF, 0) == abi.GNTST_bad_page
     assert transfer(guest.hv.zero_frame, 0) == abi.GNTST_bad_page
 

@@ -164,6 +164,7 @@ class Toolstack:
                 lines = last_lines(domain)
                 for line in [f"last lines of {domain.name}'s own log:", *lines] if lines else ():
                     self.machine.hv.log(line)
+            self.store.shut_down(domain.id)
             self.on_end(domain, reason)
             for vcpu in domain.vcpus:
                 self.machine.scheduler.remove(vcpu)

@@ -70,6 +70,13 @@ tb_flush = _declare("tb_flush_x86_64", None, _V)
 raise_exception_err = _declare("raise_exception_err_x86_64", None, _V, ctypes.c_int, ctypes.c_int)
 read_eflags = _declare("helper_read_eflags_x86_64", ctypes.c_uint32, _V)
 
+_found = uc_version(None, None)
+if (_found >> 24, _found >> 16 & 0xFF, _found >> 8 & 0xFF) != tuple(map(int, VERSION.split("."))):
+    raise UnicornMismatchError(
+        f"Unicorn {_found >> 24}.{_found >> 16 & 0xFF}.{_found >> 8 & 0xFF} is installed, and xentui relies on the "
+        f"private layout of {VERSION}: pip install unicorn=={VERSION}"
+    )
+
 ARCH_X86, MODE_64 = 4, 8
 PROT_ALL = 7
 CTL_CPU_MODEL_WRITE = 7 | 1 << 26 | 1 << 30

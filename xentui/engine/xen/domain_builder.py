@@ -371,13 +371,13 @@ class DomainBuilder:
 _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)))
 
 
-def first_state(vcpu: Vcpu) -> tuple[bytes, bool]:
+def first_state(vcpu: Vcpu) -> tuple[bytes, bool, bool]:
     """The processor's state with which a vCPU begins that VCPUOP_initialise has described (`boot_registers`).
 
-    The second value is False if CS or SS name nothing, which real Xen finds when it returns to the guest. A data
-    selector that names nothing becomes the null one.
+    The second value is False if CS or SS, the third if a data selector names nothing; a data selector then reads as
+    the null one.
     """
-    good = True
+    code_good = data_good = True
     registers = vcpu.boot_registers
     state = State.of(vcpu.processor.reset_state)
     for index, name in enumerate(_GENERAL):
@@ -392,8 +392,9 @@ def first_state(vcpu: Vcpu) -> tuple[bytes, bool]:
             segmentation.load_segment(state, register, selector, *found)
         elif register not in (s.CS, s.SS):
             segmentation.load_segment(state, register, 0, 0, 0, 0)
+            data_good = data_good and selector < 4
         else:
-            good = False
+            code_good = False
     if vcpu.width == 64:
         state.q[s.FS_BASE], state.q[s.GS_BASE] = registers["fs_base"], registers["gs_base"]
     flags = registers["rflags"]
@@ -401,7 +402,7 @@ def first_state(vcpu: Vcpu) -> tuple[bytes, bool]:
     state.i[s.DF] = s.MASK32 if flags & s.EF_DF else 1
     state.q[s.EFLAGS] = flags & 0x3F_7FD7 & ~(s.EF_CONDITIONS | s.EF_DF | s.EF_IOPL | s.EF_VM) | s.EF_IF | s.EF_FIXED
     state.q[s.CR3] = vcpu.space.root
-    return state.save(), good
+    return state.save(), code_good, data_good
 
 
 def root_of(vcpu: Vcpu) -> int:

@@ -20,7 +20,8 @@ from xentui.engine.xen.abi.core import DOMID_SELF
 from xentui.engine.xen.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
 from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
-from xentui.engine.xen.page import WRITABLE, OutOfMemory
+from xentui.engine.xen.memory import can_steal
+from xentui.engine.xen.page import L1, SEG, WRITABLE, OutOfMemory
 from xentui.engine.xen.page_type import get_page_and_type, put_page_and_type
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class GrantTable:
             return abi.GNTST_general_error, 0
         table = self.domain.hv.frames
         if frame >= table.count or table.owner[frame] != self.domain.id:
-            return abi.GNTST_general_error, 0
+            return abi.GNTST_bad_page, 0
         return abi.GNTST_okay, frame
 
 
@@ -235,7 +236,7 @@ def _swap_grant_ref(vcpu: Vcpu, uop: int) -> None:
 
 def _map_grant_ref(vcpu: Vcpu, uop: int) -> None:
     layout = LAYOUT64
-    _, flags, reference, domid, _, _, _ = layout.STRUCT_gnttab_map_grant_ref.unpack(
+    where, flags, reference, domid, _, _, _ = layout.STRUCT_gnttab_map_grant_ref.unpack(
         guest_access.read(vcpu, uop, layout.GNTTAB_MAP_GRANT_REF_SIZE)
     )
     frame = 0
@@ -244,13 +245,33 @@ def _map_grant_ref(vcpu: Vcpu, uop: int) -> None:
         status = abi.GNTST_bad_gntref
     elif granter is not None:
         status, frame = granter.grants.granted(reference, vcpu.domain.id, bool(flags & abi.GNTMAP_readonly))
-        if status == abi.GNTST_okay:
+        if status == abi.GNTST_okay and not _mapping_possible(vcpu, where, flags, frame):
+            status = abi.GNTST_general_error
+        elif status == abi.GNTST_okay:
             status = abi.GNTST_no_device_space  # no map-tracking entries: see the module's text
     else:
         # the control domain exists, and grants nothing
         status = abi.GNTST_general_error if domid == CONTROL_DOMAIN else abi.GNTST_bad_domain
     _record(vcpu, abi.GNTTABOP_map_grant_ref, reference, frame, domid, flags, status)
     _status(vcpu, uop + layout.GNTTAB_MAP_GRANT_REF_status, status)
+
+
+def _mapping_possible(vcpu: Vcpu, where: int, flags: int, frame: int) -> bool:
+    """Is there an L1 entry at the address, or at the machine address, and may it map the frame so?
+
+    (Xen: pv/grant_table.c, create_grant_pte_mapping and create_grant_va_mapping.)
+    """
+    frames = vcpu.hv.frames
+    if not flags & abi.GNTMAP_readonly and frames.type_count[frame] and frames.type[frame] <= SEG:
+        return False
+    if not flags & abi.GNTMAP_host_map:
+        return True
+    if not flags & abi.GNTMAP_contains_pte:
+        return vcpu.space.read_page(where) >= 0 and guest_access.access_ok(vcpu, where, 1)
+    mfn = where >> PAGE_SHIFT
+    if where & 7 or mfn >= frames.count or frames.owner[mfn] != vcpu.domain.id:
+        return False
+    return frames.type[mfn] == L1 and frames.type_count[mfn] > 0
 
 
 def _unmap_grant_ref(vcpu: Vcpu, uop: int) -> None:
@@ -263,8 +284,7 @@ def _transfer(vcpu: Vcpu, uop: int) -> None:
     """Give a frame away for good: only to who has asked for one with GTF_accept_transfer, which none can have."""
     layout = _layout(vcpu)
     mfn, domid, _, _ = layout.STRUCT_gnttab_transfer.unpack(guest_access.read(vcpu, uop, layout.GNTTAB_TRANSFER_SIZE))
-    frames = vcpu.hv.frames
-    if mfn >= frames.count or frames.owner[mfn] != vcpu.domain.id:
+    if not can_steal(vcpu.domain, mfn):
         status = abi.GNTST_bad_page
     elif domid != CONTROL_DOMAIN and domid not in vcpu.hv.domains:
         status = abi.GNTST_bad_domain
@@ -299,7 +319,7 @@ def _resolve(vcpu: Vcpu, what: int, domid: int, by_reference: bool, readonly: bo
             return abi.GNTST_permission_denied, 0
         frames = vcpu.hv.frames
         own = what < frames.count and frames.owner[what] == vcpu.domain.id
-        return (abi.GNTST_okay, what) if own else (abi.GNTST_general_error, 0)
+        return (abi.GNTST_okay, what) if own else (abi.GNTST_bad_page, 0)
     granter = vcpu.domain if domid == DOMID_SELF else vcpu.hv.domains.get(domid)
     if granter is None:
         return (abi.GNTST_general_error if domid == CONTROL_DOMAIN else abi.GNTST_bad_domain), 0

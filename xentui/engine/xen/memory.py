@@ -248,7 +248,7 @@ def _exchange_chunk(vcpu: Vcpu, given: list[int], given_order: int, wanted: list
         for where in given:
             first = _read_word(vcpu, where)
             for mfn in range(first, first + (1 << given_order)):
-                if mfn in stolen or not _can_steal(domain, mfn):
+                if mfn in stolen or not can_steal(domain, mfn):
                     return refuse(domain, refusals.IN_USE, EINVAL, mfn)
                 stolen.append(mfn)
     except GuestFault:
@@ -279,7 +279,7 @@ def _exchange_chunk(vcpu: Vcpu, given: list[int], given_order: int, wanted: list
     return error
 
 
-def _can_steal(domain: Domain, mfn: int) -> bool:
+def can_steal(domain: Domain, mfn: int) -> bool:
     """Is a frame the domain's, with no use left but the allocation (steal_page)?"""
     frames = domain.hv.frames
     return (

@@ -28,7 +28,7 @@ from xentui.engine.xen.abi.core import (
     UVMF_TLB_FLUSH,
     VMASST_TYPE_m2p_strict,
 )
-from xentui.engine.xen.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
+from xentui.engine.xen.abi.errno import EBUSY, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
 from xentui.engine.xen.domain import NO_FRAME
 from xentui.engine.xen.page import ALLOCATED, L1, L2, L3, L4, PAE_XEN_L2, PINNED, SHARED, SHARED_RW, VALIDATED, WRITABLE
 from xentui.engine.xen.page_type import (
@@ -66,6 +66,8 @@ MMU_UPDATE_PREEMPTED = 1 << 31
 """In the count of mmu_update and mmuext_op: this call continues one that was preempted."""
 
 _CONTROL_DOMAIN = 0
+"""It exists, though it has no frames here."""
+
 _MASK32 = (1 << 32) - 1
 _MASK64 = (1 << 64) - 1
 
@@ -197,7 +199,7 @@ def do_mmu_update(vcpu: Vcpu, ureqs: int, count: int, pdone: int, foreigndom: in
             index = (base | ureqs & 0xFFF) >> 3
             pointer, value = ram64[index], ram64[index + 1]
         if permission:
-            error = refuse(vcpu.domain, refusals.FOREIGN, EPERM, pointer >> 12, 0, pointer, 0, value)
+            error = refuse(vcpu.domain, refusals.FOREIGN, -permission, pointer >> 12, 0, pointer, 0, value)
         else:
             error = update(vcpu, pointer, value)
         if error:
@@ -273,9 +275,11 @@ def _foreign_update(vcpu: Vcpu, foreigndom: int) -> int:
     tables, frames = foreigndom >> 16, foreigndom & 0xFFFF
     permission = 0
     if tables and tables - 1 != vcpu.domain.id:
-        if tables - 1 not in vcpu.hv.domains:
+        if tables - 1 != _CONTROL_DOMAIN and tables - 1 not in vcpu.hv.domains:
             return -ESRCH
         permission = -EPERM
+    if frames == DOMID_IO:
+        return permission or -EBUSY  # which anybody may name, and which owns no memory (xsm_mmu_update)
     return page_owner(vcpu, frames) or permission
 
 
