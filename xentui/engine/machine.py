@@ -19,7 +19,7 @@ from xentui.engine.dom0.toolstack import Toolstack
 from xentui.engine.trace import Flush, Kind, TraceRing, runner
 from xentui.engine.x86 import selftest
 from xentui.engine.x86.cpu import Processor, ProcessorError
-from xentui.engine.xen import descriptor_tables, schedule, time, traps
+from xentui.engine.xen import descriptor_tables, failsafe, schedule, time, traps
 from xentui.engine.xen.domain import RUNNING, Domain, Vcpu
 from xentui.engine.xen.domain_builder import build_slots, first_state
 from xentui.engine.xen.entry import Entry
@@ -49,6 +49,8 @@ class Stop:
     """`stop` was called."""
     STARVED = "starved"
     """Every domain waits for something that nothing in the machine will bring."""
+    AUDIT = "audit"
+    """The frame table is not what the page tables say: `Machine.findings`, a fault of the hypervisor's own."""
 
 
 class Machine:
@@ -95,6 +97,12 @@ class Machine:
         self._current: Vcpu | None = None
         self.on_slice: Callable[[], None] | None = None
         """Called between slices: for progress displays."""
+        self.audited = False
+        """Check the frame table against every page table after each slice, and stop at what is found (slow)."""
+        self.audits = 0
+        """How often that was done."""
+        self.findings: list[str] = []
+        """What the last audit found, a line each."""
         self.strict = False
         """Raise errors of the engine's own instead of crashing the domain that met them (for tests)."""
 
@@ -145,6 +153,16 @@ class Machine:
             if self.on_slice:
                 self.on_slice()
             self._run_slice(vcpu, min(now + slice_ns, limit, _FOREVER if event is None else event))
+            if self.audited and self._audit():
+                return Stop.AUDIT
+
+    def _audit(self) -> bool:
+        """Recount the frame table; is anything wrong with it?"""
+        from xentui.engine.xen.audit import audit
+
+        self.audits += 1
+        self.findings = audit(self.hv)
+        return bool(self.findings)
 
     def _idle(self, until: int) -> None:
         """Nobody can run before `until`: virtual time goes there at once."""
@@ -200,14 +218,17 @@ class Machine:
             if isinstance(previous, Vcpu):
                 previous.saved = processor.state.save()
                 source = runner(previous.domain.id, previous.id)
-            loadable = True
+            code_good = data_good = True
             if vcpu.boot_registers:
-                vcpu.saved, loadable = first_state(vcpu)
+                vcpu.saved, code_good, data_good = first_state(vcpu)
             processor.state.load(vcpu.saved)
             processor.vcpu = self.entry.vcpu = vcpu
             descriptor_tables.load_ldt(vcpu)
             processor.flush_tlb()
-            if not loadable:
+            # real Xen finds these when it loads the segments, and when it returns to the guest
+            if not data_good:
+                failsafe.bounce(vcpu, vcpu.boot_registers["cs"], vcpu.boot_registers["ss"])
+            elif not code_good:
                 traps.return_fault(vcpu, vcpu.boot_registers["cs"], vcpu.boot_registers["ss"])
             vcpu.boot_registers = {}
             self.clock.charge(COST_CONTEXT_SWITCH)
