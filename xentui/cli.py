@@ -18,10 +18,12 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "e": "\x1b", "\\": "\\", "0": "\0"}
 
 EPILOG = """\
 GUEST is the name of a built-in guest, a kernel (ELF, compressed, or a Linux bzImage), or an xl domain configuration
-(*.cfg). Built-in guests: {guests}.
+(*.cfg). Built-in guests:
+{guests}.
 
-Exit status of --record: 0 when --until matched or every domain shut down by itself, 1 when a domain crashed, 2 for a
-bad command line, configuration or image, 3 when a limit (--for, Ctrl-C) came first or nothing could ever happen again.
+Exit status of --record: 0 when --until matched or every domain shut down by itself, 1 when a domain crashed or --audit
+found something, 2 for a bad command line, configuration or image, 3 when a limit (--for, Ctrl-C) came first or nothing
+could ever happen again.
 
 examples:
   xentui --record hello.xtrace hello64 --input 'poweroff\\n'
@@ -130,6 +132,11 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
     )
     add(
         "--seed", metavar="N", type=_number(0, (1 << 64) - 1, "seed"), default=0, help="seed of the machine-frame order"
+    )
+    add(
+        "--audit",
+        action="store_true",
+        help="recount the frame table from the page tables after every slice (slow); a difference ends the run",
     )
     add("--no-direct-trap", action="store_true", help="32-bit guests' int 0x80 goes through the hypervisor")
     add("--version", action="version", version=f"xentui {__version__}")

@@ -50,6 +50,7 @@ def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
             flush=flush,
             **({"wall_clock": time.time_ns()} if options.pace == "fast" else {}),
         )
+        machine.audited = options.audit
         domains = [machine.create(spec) for spec in specs]
         writer = RecordingWriter(options.record, _header(options, machine, specs, domains))
         with writer:
@@ -162,15 +163,17 @@ class _Session:
                 self.progress.clear()
         for domain in self.machine.domains:
             self.note_unimplemented(domain)
-        if self.crashed:
+        if self.crashed or self.machine.findings:
             status = EXIT_CRASHED
         elif self.matched or reason == Stop.FINISHED:
             status = EXIT_OK
         else:
             status = EXIT_LIMIT
-        reason = "matched" if self.matched else "interrupted" if self.interrupted else reason
+        if reason != Stop.AUDIT:
+            reason = "matched" if self.matched else "interrupted" if self.interrupted else reason
         self.report(reason)
         entry = self.machine.entry
+        audit = {"audits": self.machine.audits, "findings": self.machine.findings}
         return status, {
             "reason": reason,
             "virtual_ns": self.machine.now(),
@@ -180,6 +183,7 @@ class _Session:
             "direct_traps": entry.direct,
             "ends": self.ends,
             "unimplemented": {name: _named(counts) for name, counts in self.unimplemented.items()},
+            **({"audit": audit} if self.machine.audited else {}),
         }
 
     # --- what happens ----------------------------------------------------------------------------------------------
@@ -254,6 +258,8 @@ class _Session:
 
     def report(self, reason: str) -> None:
         """What a user needs to know of the end, on stderr."""
+        for finding in self.machine.findings:
+            print(f"xentui: audit: {finding}", file=sys.stderr)
         for name, counts in self.unimplemented.items():
             calls = ", ".join(f"{call} ({times}x)" for call, times in _named(counts).items())
             print(f"xentui: {name}: not implemented, answered -ENOSYS: {calls}", file=sys.stderr)

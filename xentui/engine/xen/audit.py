@@ -5,7 +5,7 @@ What it finds is a fault of the hypervisor's, whatever the guests did; the tests
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xentui.engine.x86.paging import FRAME_MASK, GLOBAL, PRESENT, RW, USER
 from xentui.engine.xen.domain import NO_FRAME
@@ -48,9 +48,11 @@ class _Counts:
     """What the walk finds: uses of each frame, uses of its type, and what is wrong with single entries."""
 
     def __init__(self, frames: int) -> None:
-        self.references = [0] * frames
-        self.type_uses = [0] * frames
-        self.linear = [0] * frames
+        import numpy
+
+        self.references: Any = numpy.zeros(frames, "int64")
+        self.type_uses: Any = numpy.zeros(frames, "int64")
+        self.linear: Any = numpy.zeros(frames, "int64")
         self.problems: list[str] = []
 
 
@@ -58,18 +60,18 @@ def audit(hv: Hypervisor) -> list[str]:
     """Everything in the frame table that the page tables do not bear out, a line each; empty if all is well."""
     frames = hv.frames
     found = _Counts(frames.count)
-    for mfn in range(frames.count):
-        flags = frames.flags[mfn]
-        found.references[mfn] += flags & ALLOCATED != 0 or mfn == 0
-        if flags & PINNED:
-            _use(found, mfn)
-        if frames.type[mfn] == SHARED:
-            found.type_uses[mfn] += 1
-        if frames.type[mfn] in (L1, L2, L3, L4) and flags & VALIDATED:
-            _walk_table(hv, mfn, found)
+    kinds, flags = frames.array("type"), frames.array("flags")
+    pinned = flags & PINNED != 0
+    found.references += (flags & ALLOCATED != 0).astype("int64") + pinned
+    found.references[0] = 1
+    found.type_uses += pinned.astype("int64") + (kinds == SHARED)
+    validated = flags & VALIDATED != 0
+    _walk_l1_tables(hv, (validated & (kinds == L1)).nonzero()[0], found)
+    for mfn in (validated & (kinds >= L2) & (kinds <= L4)).nonzero()[0].tolist():
+        _walk_table(hv, mfn, found)
     for domain in hv.domains.values():
         _count_vcpus(domain, found)
-    for mfn in range(frames.count):
+    for mfn in _doubtful(hv, found):
         _compare(hv, mfn, found)
     return found.problems
 
@@ -99,8 +101,51 @@ def _count_vcpus(domain: Domain, found: _Counts) -> None:
                 _use(found, (entry & FRAME_MASK) >> 12)
 
 
+def _walk_l1_tables(hv: Hypervisor, tables: Any, found: _Counts) -> None:
+    """Count what all validated L1 tables refer to, and check their entries; `tables`: their frames, an array."""
+    import numpy
+
+    frames = hv.frames
+    entries = numpy.frombuffer(hv.ram, "<u8").reshape(-1, 512)[tables]
+    table, slots = (entries & PRESENT).nonzero()
+    entries = entries[table, slots]
+    targets = (entries & FRAME_MASK) >> 12
+    memory = targets < frames.count
+    counted, writable = targets[memory].astype("int64"), entries[memory] & RW != 0
+    found.references += numpy.bincount(counted, minlength=frames.count)
+    found.type_uses += numpy.bincount(counted[writable], minlength=frames.count)
+    owner, kind, flags = (frames.array(column)[counted] for column in ("owner", "type", "flags"))
+    may_write = (kind == WRITABLE) | (kind == SHARED) & (flags & SHARED_RW != 0)
+    wrong = ~memory | (entries & L1_DISALLOW != 0) | (entries & USER == 0) | (entries & (GUEST_KERNEL | GLOBAL) == 0)
+    wrong[memory] |= (owner == DOMID_XEN) | (owner == DOMID_INVALID) | writable & ~may_write
+    for number in wrong.nonzero()[0].tolist():
+        mfn, slot, entry = int(tables[table[number]]), int(slots[number]), int(entries[number])
+        domain = hv.domains.get(frames.owner[mfn])
+        problem = _l1_problem(hv, domain, entry) if domain else f"a page table without a domain: {frames.describe(mfn)}"
+        if problem:
+            found.problems.append(f"L1 {mfn:#x} slot {slot}, entry {entry:#x}: {problem}")
+
+
+def _l1_problem(hv: Hypervisor, domain: Domain, entry: int) -> str:
+    """What is wrong with a present L1 entry of a domain's, or nothing."""
+    frames = hv.frames
+    target = (entry & FRAME_MASK) >> 12
+    if target >= frames.count:
+        return "maps what is no memory"
+    kind = frames.type[target]
+    if frames.owner[target] in (DOMID_XEN, DOMID_INVALID):
+        return f"maps {frames.describe(target)}"
+    if entry & RW and kind != WRITABLE and not (kind == SHARED and frames.flags[target] & SHARED_RW):
+        return f"maps writable {frames.describe(target)}"
+    if entry & L1_DISALLOW:
+        return "has forbidden flags"
+    if domain.width == 64 and (not entry & USER or not entry & (GUEST_KERNEL | GLOBAL)):
+        return "lacks the bits that the hypervisor sets"
+    return ""
+
+
 def _walk_table(hv: Hypervisor, mfn: int, found: _Counts) -> None:
-    """Count what one validated page table refers to, and check its entries."""
+    """Count what one validated page table above the L1s refers to, and check its entries."""
     frames = hv.frames
     level = frames.type[mfn]
     domain = hv.domains.get(frames.owner[mfn])
@@ -143,18 +188,6 @@ def _count_entry(hv: Hypervisor, domain: Domain, mfn: int, level: int, slot: int
     if target >= frames.count:
         return "maps what is no memory"
     owner, kind = frames.owner[target], frames.type[target]
-    if level == L1:
-        found.references[target] += 1
-        found.type_uses[target] += bool(entry & RW)
-        if owner in (DOMID_XEN, DOMID_INVALID):
-            return f"maps {frames.describe(target)}"
-        if entry & RW and kind != WRITABLE and not (kind == SHARED and frames.flags[target] & SHARED_RW):
-            return f"maps writable {frames.describe(target)}"
-        if entry & L1_DISALLOW:
-            return "has forbidden flags"
-        if domain.width == 64 and (not entry & USER or not entry & (GUEST_KERNEL | GLOBAL)):
-            return "lacks the bits that the hypervisor sets"
-        return ""
     if entry & (PAE_L3_DISALLOW if level == L3 and domain.width == 32 else TABLE_DISALLOW):
         return "has forbidden flags"
     if owner != domain.id:
@@ -172,6 +205,19 @@ def _count_entry(hv: Hypervisor, domain: Domain, mfn: int, level: int, slot: int
     if kind != level - 1 or frames.flags[target] & PAE_XEN_L2 != pae or not frames.flags[target] & VALIDATED:
         return f"refers to {frames.describe(target)}"
     return ""
+
+
+def _doubtful(hv: Hypervisor, found: _Counts) -> list[int]:
+    """The frames whose rows `_compare` has to look at: where a count differs, or flags that call for more."""
+    frames = hv.frames
+    owner, kind, flags, uses = (frames.array(column) for column in ("owner", "type", "flags", "type_count"))
+    doubt = (frames.array("ref_count") != found.references) | (uses != found.type_uses)
+    doubt |= (kind >= L1) & (kind <= SEG) | (flags & PINNED != 0)
+    nobodys = (owner == DOMID_XEN) | (owner == DOMID_INVALID)
+    doubt |= nobodys & ((kind != NONE) | (flags & (0xFF ^ (ALLOCATED | NEEDS_SCRUB)) != 0))
+    doubt |= (owner == DOMID_INVALID) & (frames.array("ref_count") != 0)
+    rows: list[int] = doubt.nonzero()[0].tolist()
+    return rows
 
 
 def _compare(hv: Hypervisor, mfn: int, found: _Counts) -> None:
