@@ -16,6 +16,8 @@ import ctypes
 import mmap
 import platform
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from xentui.engine.x86 import unicorn_api as uc
@@ -114,6 +116,8 @@ class Processor:
         self._env = env
         self._tlb_windows = self._find_tlb_windows(env)
         self._flushes = 0
+        self.flush_page: Callable[[int], None] = partial(uc.tlb_flush_page, self._cpu)
+        """Drop the translation of the page at an address."""
         self._set_control_registers()
         self.vcpu: object | None = None
         """Whose state is loaded; the processor only carries it."""
@@ -380,10 +384,6 @@ class Processor:
         """Drop every translation."""
         self._pin_tlb_windows()
         uc.tlb_flush(self._cpu)
-
-    def flush_page(self, address: int) -> None:
-        """Drop the translation of one page."""
-        uc.tlb_flush_page(self._cpu, address)
 
     def flush_code(self) -> None:
         """Drop translated code: needed when memory that holds some was written behind the processor's back."""

@@ -61,6 +61,8 @@ class Entry:
 
     syscall: Callable[[], None]
     interrupt: Callable[[int], None]
+    _count64: Callable[[], int]
+    _count32: Callable[[], int]
 
     def __init__(self, hv: Hypervisor, processor: Processor, direct_traps: bool = True) -> None:
         self.hv = hv
@@ -68,14 +70,17 @@ class Entry:
         self.q, self.i = processor.state.q, processor.state.i
         self.vcpu: Vcpu
         self.direct_traps = direct_traps
-        self.hypercalls = 0
-        """Hypercalls taken since the start."""
         self.traps = 0
         """Exceptions, software interrupts and emulated instructions that entered the hypervisor."""
         self.direct = 0
         """Direct traps: user code to the guest's kernel without the hypervisor."""
         self.syscall = self._syscall_entry()
         self.interrupt = self._interrupt_entry()
+
+    @property
+    def hypercalls(self) -> int:
+        """Hypercalls taken since the start."""
+        return self._count64() + self._count32()
 
     # --- hypercalls and system calls -----------------------------------------------------------------------------
 
@@ -85,7 +90,10 @@ class Entry:
         settle, read_flags, exact = self.processor.settle, self.processor.read_flags, self.processor.counts_code
         now, put, table, size = self.hv.clock.now, self.hv.put, hypercall.TABLE, hypercall.TABLE_SIZE
 
+        count = 0
+
         def syscall() -> None:
+            nonlocal count
             vcpu = self.vcpu
             if exact and budget[3]:
                 settle()
@@ -97,7 +105,7 @@ class Entry:
                 plain = i[CC_OP] == CC_OP_EFLAGS and i[DF] == 1
                 q[R11] = q[EFLAGS] | q[CC_SRC] if plain else read_flags()
             if vcpu.kernel_mode and vcpu.width == 64:
-                self.hypercalls += 1
+                count += 1
                 if exact:
                     budget[0] -= _ENTRY_BYTES
                 try:
@@ -117,6 +125,7 @@ class Entry:
                 self.leave(vcpu)
             q[RIP] = q[RIP] - _SYSCALL_LENGTH & MASK64  # the processor adds the instruction's length on its way out
 
+        self._count64 = lambda: count
         return syscall
 
     def _interrupt_entry(self) -> Callable[[int], None]:
@@ -125,14 +134,17 @@ class Entry:
         settle = self.processor.settle
         now, put, table, size = self.hv.clock.now, self.hv.put, hypercall.TABLE, hypercall.TABLE_SIZE
 
+        count = 0
+
         def interrupt(vector: int) -> None:
+            nonlocal count
             vcpu = self.vcpu
             if budget[3]:
                 settle()
             if vcpu.width == 64:
                 self._software_interrupt(vcpu, vector)
             elif vector == HYPERCALL_VECTOR and i[HFLAGS] & 3 == 1:
-                self.hypercalls += 1
+                count += 1
                 number = q[RAX] & MASK32
                 a, b, c, d = q[RBX] & MASK32, q[RCX] & MASK32, q[RDX] & MASK32, q[RSI] & MASK32
                 rip = q[RIP] - 2 & MASK32
@@ -155,6 +167,7 @@ class Entry:
             if (info[0] and not info[1]) or vcpu.nmi_pending:
                 self.leave(vcpu)
 
+        self._count32 = lambda: count
         return interrupt
 
     def _software_interrupt(self, vcpu: Vcpu, vector: int) -> None:

@@ -97,9 +97,18 @@ def mod_l1_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) ->
         if not (old ^ new) & L1_CHECKED:
             ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
             return 0
-        error = get_page_from_l1e(domain, new, index << 3, old)
-        if error:
-            return error
+        # nearly always: a frame of the domain's own, read-only or writable already; get_page_from_l1e does the rest
+        frames = hv.frames
+        owner, types, type_count, ref_count, _ = frames.columns
+        mfn = (new & FRAME_MASK) >> 12
+        if mfn < frames.count and owner[mfn] == domain.id and (not new & RW or types[mfn] == WRITABLE):
+            if new & RW:
+                type_count[mfn] += 1
+            ref_count[mfn] += 1
+        else:
+            error = get_page_from_l1e(domain, new, index << 3, old)
+            if error:
+                return error
         ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
     if old & PRESENT:
         put_page_from_l1e(hv, old)
@@ -296,9 +305,20 @@ def do_update_va_mapping(vcpu: Vcpu, va: int, b: int, c: int, d: int) -> int:
 
     64-bit guests pass (va, value, flags); 32-bit ones (va, low half, high half, flags).
     """
-    if vcpu.width == 64:
+    if vcpu.width == 32:
+        return _update_va_mapping(vcpu, va, b | c << 32, d & _MASK32)
+    space, page = vcpu.space, va >> 12
+    table = space.tables.get(va >> 21)
+    if table is None or c != UVMF_INVLPG:
         return _update_va_mapping(vcpu, va, b, c)
-    return _update_va_mapping(vcpu, va, b | c << 32, d & _MASK32)
+    vcpu.hv.clock.charge(COST_PAGE_TABLE_UPDATE)
+    error = mod_l1_entry(vcpu, table + (page & 511), b)
+    if error:
+        return refusals.record(vcpu, error)
+    space.reads.pop(page, None)
+    space.writes.pop(page, None)
+    vcpu.processor.flush_page(va)
+    return 0
 
 
 def do_update_va_mapping_otherdomain(vcpu: Vcpu, va: int, b: int, c: int, d: int, e: int) -> int:
@@ -319,9 +339,6 @@ def _update_va_mapping(vcpu: Vcpu, va: int, value: int, flags: int) -> int:
     error = mod_l1_entry(vcpu, table + (va >> 12 & 511), value)
     if error:
         return refusals.record(vcpu, error)
-    if flags == UVMF_INVLPG:
-        vcpu.flush_page(va)
-        return 0
     flush = flags & UVMF_FLUSHTYPE_MASK
     return _flush_va(vcpu, va, flush, flags & ~UVMF_FLUSHTYPE_MASK) if flush else 0
 

@@ -268,12 +268,12 @@ def get_page_from_l1e(domain: Domain, entry: int, address: int, old: int = 0) ->
 
 def put_page_from_l1e(hv: Hypervisor, entry: int) -> None:
     """Drop the references of an L1 entry that was present."""
-    frames = hv.frames
+    _, _, type_count, ref_count, _ = hv.frames.columns
     mfn = (entry & FRAME_MASK) >> 12
     if entry & RW:
-        frames.type_count[mfn] -= 1
-    count = frames.ref_count[mfn] - 1
-    frames.ref_count[mfn] = count
+        type_count[mfn] -= 1
+    count = ref_count[mfn] - 1
+    ref_count[mfn] = count
     if not count:
         free_frame(hv, mfn)
 
