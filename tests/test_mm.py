@@ -485,12 +485,40 @@ def test_a_refusal_says_which_rule(width: int) -> None:
     new = guest.tables["l1"] << 12 | P | W | U
     assert guest.update(where, new) == -EBUSY
     (record,) = guest.hv.trace.latest(1)
-    assert record.number == refusals.WRITABLE_TABLE | L1 << 8
+    assert record.number == refusals.WRITABLE_TABLE | L1 << 8 | (L1 + 1) << 12 | 1 << 16
     assert (record.a, record.b, record.c) == (guest.tables["l1"], where, 0) and record.d & ~GUEST_KERNEL == new | (
         GLOBAL if width == 64 else 0
     )
     assert "page table" in refusals.explain(record.number & 0xFF)
-    assert all(refusals.explain(rule) for rule in refusals.RULES)
+    assert all("Xen: xen/" in refusals.explain(rule) for rule in refusals.RULES)
+    (line,) = guest.hv.log_lines
+    index = guest.tables["l1"]
+    for words in (
+        "d1v0: memory operation refused, -EBUSY: the frame is in use as a page table",
+        f"L1 entry {FREE_SLOT} of mfn {index:#x}, now 0x0, wanted ",
+        f"(mfn {index:#x} PRESENT|RW|USER",
+        f"mfn {index:#x} is d1's, type L1. Xen: xen/arch/x86/mm.c, get_page_from_l1e",
+    ):
+        assert words in line
+
+
+@both
+def test_refusals_are_logged_in_words_and_not_without_end(width: int) -> None:
+    guest = make(width)
+    hv = guest.hv
+    first = len(hv.log_lines)
+    assert ext(guest, core.MMUEXT_UNPIN_TABLE, guest.p2m[50]) == -EINVAL
+    assert "the frame is not pinned" in hv.log_lines[-1] and "type writable" in hv.log_lines[-1]
+    assert ext(guest, core.MMUEXT_PIN_L1_TABLE, 0xFFFFF) == -EINVAL
+    assert "wanted as an L1. mfn 0xfffff is nobody's, beyond machine memory. Xen" in hv.log_lines[-1]
+    assert map_va(guest, 0x7000_0000, guest.entry(50)) == -EINVAL
+    assert "no page table" in hv.log_lines[-1] and "Virtual address 0x70000000" in hv.log_lines[-1]
+    for _ in range(40):
+        assert map_va(guest, 0x7000_0000, guest.entry(50)) == -EINVAL
+    lines = hv.log_lines[first:]
+    assert len(lines) == refusals.LOGGED + 1
+    assert lines[-1].endswith("d1: further refusals are in the trace only")
+    assert [row.number & 0xFF for row in hv.trace.latest(41)] == [refusals.NO_TABLE] * 41
 
 
 @both

@@ -195,9 +195,24 @@ SHOWN: list[tuple[Record, int, str]] = [
         "pte_update level=2 command=PT_UPDATE_PRESERVE_AD machine_address=0x2000 old=0x1 new=0x3067 = 0",
     ),
     (
-        record(Kind.REFUSAL, 5, 0x123, 0x2000, 0, 0x3067, -22 & U64),
+        record(Kind.REFUSAL, 5 | 1 << 8 | 2 << 12 | 3 << 16, 0x123, 0x12040, 0, 0x123067 | 1 << 63, -16 & U64),
         64,
-        "refusal reason=5 mfn=0x123 machine_address=0x2000 old=0x0 new=0x3067 = -EINVAL",
+        'refusal rule="the frame is in use as a page table or descriptor page, which no guest may map writable" '
+        "level=L1 index=8 machine_address=0x12040 old=0x0 "
+        "new=0x8000000000123067 (mfn 0x123 PRESENT|RW|USER|ACCESSED|DIRTY|NX) mfn=0x123 owner=d3's type=L1 "
+        'xen="xen/arch/x86/mm.c, get_page_from_l1e, _get_page_type" = -EBUSY',
+    ),
+    (
+        record(Kind.REFUSAL, 13 | 1 << 8, 0, 0xC0001000, 0, 0x5001, -22 & U64),
+        32,
+        'refusal rule="no page table of the domain\'s maps the address" virtual_address=0xc0001000 '
+        'new=0x5001 (mfn 0x5 PRESENT) xen="xen/arch/x86/mm.c, __do_update_va_mapping" = -EINVAL',
+    ),
+    (
+        record(Kind.REFUSAL, 14 | 4 << 8 | 9 << 12 | 0x7FF2 << 16, 0x9, result=-22 & U64),
+        64,
+        'refusal rule="the frame is pinned already" level=L4 index=none machine_address=0x0 old=0x0 new=0x0 mfn=0x9 '
+        'owner=the hypervisor\'s type=shared read-only xen="xen/arch/x86/mm.c, do_mmuext_op" = -EINVAL',
     ),
     (
         record(Kind.GRANT, 0, 9, 0x123, 2, 1),

@@ -194,7 +194,10 @@ FIELDS: dict[int, str] = {
     Kind.FORCED_EMULATION: "number=bytes:d a=opcode:x",
     Kind.PTE_WRITE: "number=level:d a=address:x b=machine_address:x c=old:x d=new:x result=result:signed",
     Kind.PTE_UPDATE: "number=level:d a=command:mmu_update b=machine_address:x c=old:x d=new:x result=result:signed",
-    Kind.REFUSAL: "number=reason:d a=mfn:x b=machine_address:x c=old:x d=new:x result=result:signed",
+    Kind.REFUSAL: (
+        "number=rule:refusal_rule number=level:refusal_level b=index:pte_index b=machine_address:x c=old:pte d=new:pte "
+        "a=mfn:x number=owner:refusal_owner number=type:refusal_type number=xen:refusal_source result=result:signed"
+    ),
     Kind.MMUEXT: "number=command:mmuext a=arg1:x b=arg2:x result=result:signed",
     Kind.GRANT: "number=operation:grant a=reference:d b=mfn:x c=peer:domid d=flags:x result=result:signed",
     Kind.EVENT_SEND: "number=port:d a=peer:domid b=peer_port:d c=already_pending:flag",
@@ -221,8 +224,8 @@ FIELDS: dict[int, str] = {
 }
 """What each kind keeps in number, a, b, c, d and result: `slot=name:format`; slots not named are 0.
 
-A format of `trace_decode.FORMATS` says how the value is shown. `rings` is `rings(from, to)`, `rings_via_xen` the same
-with ring 0 in between, `runner` is `runner(domain, vcpu)`, `pair` two 32-bit registers, the first in the low half. A
+A format of `trace_decode.FORMATS` says how the value is shown; a slot may be shown in several ways. `rings` is
+`rings(from, to)`, `rings_via_xen` the same with ring 0 in between, `runner` is `runner(domain, vcpu)`, `pair` two 32-bit registers, the first in the low half. A
 32-bit guest's fifth hypercall argument (only `update_va_mapping_otherdomain` has one) lies in the high half of d.
 """
 

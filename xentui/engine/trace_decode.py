@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from xentui.engine import trace
 from xentui.engine.trace import FIELDS, KIND_NAMES, Kind, Record, names_of
+from xentui.engine.xen import refusals
 from xentui.engine.xen.abi import core, errno, grant_table, hypercalls, sched
 from xentui.engine.xen.abi import trace as xen_trace
 from xentui.engine.xen.abi.io import xs_wire
@@ -164,6 +165,13 @@ FORMATS: dict[str, Callable[[int], str]] = {
     "mmu_update": _named(constants(core, "MMU_")),
     "mmuext": _named(hypercalls.SUBCOMMANDS[hypercalls.HYPERCALL_mmuext_op]),
     "shutdown": _named(SHUTDOWNS),
+    "pte": refusals.entry_text,
+    "pte_index": refusals.index_text,
+    "refusal_rule": lambda value: f'"{refusals.rule_text(value)}"',
+    "refusal_level": refusals.level_text,
+    "refusal_owner": refusals.owner_text,
+    "refusal_type": refusals.type_text,
+    "refusal_source": lambda value: f'"{refusals.source_text(value)}"',
 }
 """How a value is shown, by the format's name in `trace.FIELDS`."""
 
@@ -180,19 +188,23 @@ def _position(name: str) -> Callable[[Record], int]:
     return itemgetter(Record._fields.index(name))
 
 
+_NO_TABLE = "number=rule:refusal_rule b=virtual_address:x d=new:pte number=xen:refusal_source result=result:signed"
+"""A refusal because no table maps an address names no entry and no frame."""
+
 _RESULT = Slot("result", _position("result"), result_text)
 _ARGUMENTS_64 = [_position(name) for name in "abcd"]
 
 
 @cache
 def layout(kind: int, number: int, width: int) -> tuple[Slot, ...]:
-    """What a record keeps where, worked out once for each kind (for hypercalls also number and word size)."""
+    """What a record keeps where, worked out once for each kind (of hypercalls also number and word size, of refusals rule)."""
     if kind in _HYPERCALLS:
         return (*_arguments(number, width), _RESULT)
     if kind not in FIELDS:  # a newer version's: its fields as they lie
         return tuple(Slot(name, _position(name), hex) for name in ("number", "a", "b", "c", "d", "result"))
     slots = []
-    for item in FIELDS[kind].split():
+    shape = _NO_TABLE if kind == Kind.REFUSAL and number == refusals.NO_TABLE else FIELDS[kind]
+    for item in shape.split():
         place, _, rest = item.partition("=")
         name, _, form = rest.partition(":")
         slots.append(Slot(name, _position(place), FORMATS[form]))
@@ -248,6 +260,8 @@ def fields(record: Record, width: int = 64) -> list[Field]:
 
 def _layout_of(record: Record, width: int) -> tuple[Slot, ...]:
     number = record.number if record.kind in _HYPERCALLS else 0
+    if record.kind == Kind.REFUSAL:
+        number = record.number & 0xFF
     return layout(record.kind, number, width)
 
 

@@ -75,8 +75,8 @@ class FrameTable:
         of such tables that point to this one (negative); never both (Xen: linear_pt_count)."""
         self.columns = (self.owner, self.type, self.type_count, self.ref_count, self.flags)
         """What the fast paths unpack at once."""
-        self.refusal: tuple[int, int, int, int, int, int] | None = None
-        """The latest refusal: rule (refusals.py), level, machine address of the entry, old, new, frame."""
+        self.refusal: tuple[int, int, int, int, int, int, int] | None = None
+        """The latest refusal: rule (refusals.py), level, machine address of the entry, old, new, frame, its state."""
         self.batch = self.stale = False
         """While `batch` is set, a freed frame sets `stale` instead of flushing: who has set it flushes at the end."""
 

@@ -225,7 +225,8 @@ def refuse(
     new: int = 0,
 ) -> int:
     """Remember a refusal (see FrameTable.refusal) and return its error, negative."""
-    domain.hv.frames.refusal = (rule, level, address, old, new, mfn)
+    frames = domain.hv.frames
+    frames.refusal = (rule, level, address, old, new, mfn, refusals.frame_state(frames, mfn))
     return -error
 
 
