@@ -225,8 +225,9 @@ FIELDS: dict[int, str] = {
 """What each kind keeps in number, a, b, c, d and result: `slot=name:format`; slots not named are 0.
 
 A format of `trace_decode.FORMATS` says how the value is shown; a slot may be shown in several ways. `rings` is
-`rings(from, to)`, `rings_via_xen` the same with ring 0 in between, `runner` is `runner(domain, vcpu)`, `pair` two 32-bit registers, the first in the low half. A
-32-bit guest's fifth hypercall argument (only `update_va_mapping_otherdomain` has one) lies in the high half of d.
+`rings(from, to)`, `rings_via_xen` the same with ring 0 in between, `runner` is `runner(domain, vcpu)`, `pair` two
+32-bit registers, the first in the low half. A 32-bit guest's fifth hypercall argument (only
+`update_va_mapping_otherdomain` has one) lies in the high half of d.
 """
 
 

@@ -197,7 +197,10 @@ _ARGUMENTS_64 = [_position(name) for name in "abcd"]
 
 @cache
 def layout(kind: int, number: int, width: int) -> tuple[Slot, ...]:
-    """What a record keeps where, worked out once for each kind (of hypercalls also number and word size, of refusals rule)."""
+    """What a record keeps where, worked out once for each kind.
+
+    `number` tells hypercalls apart, as `width` does, and for refusals the rule.
+    """
     if kind in _HYPERCALLS:
         return (*_arguments(number, width), _RESULT)
     if kind not in FIELDS:  # a newer version's: its fields as they lie
