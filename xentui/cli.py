@@ -8,11 +8,11 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from xentui import __version__
+from xentui.record import EXIT_LIMIT, EXIT_OK, EXIT_USAGE, record
 
 if TYPE_CHECKING:
     from xentui.config import GuestSpec
 
-EXIT_OK, EXIT_CRASHED, EXIT_USAGE, EXIT_LIMIT = 0, 1, 2, 3
 _UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "min": 60_000_000_000}
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "e": "\x1b", "\\": "\\", "0": "\0"}
 
@@ -154,8 +154,6 @@ def run(arguments: list[str]) -> int:
         if not options.guests:
             raise UsageError("--record needs a guest to run; see xentui --help")
         specs = _specifications(options)
-        from xentui.record import record
-
         return record(options, specs)
     except (UsageError, ConfigError) as error:
         print(f"xentui: {error}", file=sys.stderr)

@@ -9,8 +9,6 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from xentui.cli import EXIT_CRASHED, EXIT_LIMIT, EXIT_OK, EXIT_USAGE
-
 if TYPE_CHECKING:
     import argparse
     from types import FrameType
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from xentui.engine.xen.domain import Domain
     from xentui.recording.writer import RecordingWriter
 
+EXIT_OK, EXIT_CRASHED, EXIT_USAGE, EXIT_LIMIT = 0, 1, 2, 3
 _MATCH_BYTES = 1 << 16
 _PROGRESS_SECONDS = 0.5
 _SHOW_SECONDS = 2.0
