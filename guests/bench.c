@@ -13,6 +13,7 @@ static evtchn_port_t own_port;
 static multicall_entry_t calls[32];
 static mmu_update_t updates[PAGES];
 static uint64_t even_ptes[PAGES], pte_addresses[PAGES];
+static uint64_t full_l1[PAGES] __page_aligned;
 
 static void xen_version(unsigned long n)
 {
@@ -82,6 +83,23 @@ static void pte_store(unsigned long n)
         __asm__ volatile("lock cmpxchg8b %0" : "+m"(*pte), "+A"(old) : "b"((uint32_t)new), "c"((uint32_t)(new >> 32)));
 #endif
     }
+}
+
+/* A full L1 that nobody uses: each pin validates its 512 entries, each unpin drops what they refer to. */
+static void pin_unpin(unsigned long n)
+{
+    uint64_t pte = pte_read((unsigned long)full_l1);
+    unsigned long frame = (unsigned long)((pte & PTE_FRAME) >> 12);
+    mmuext_op_t operations[2] = {
+        {.cmd = MMUEXT_PIN_L1_TABLE, .arg1.mfn = frame},
+        {.cmd = MMUEXT_UNPIN_TABLE, .arg1.mfn = frame},
+    };
+    for (unsigned int i = 0; i < PAGES; i++)
+        full_l1[i] = even_ptes[i];
+    hypercall_update_va_mapping((unsigned long)full_l1, pte & ~PTE_WRITABLE, UVMF_INVLPG);
+    while (n--)
+        hypercall_mmuext_op(operations, 2, NULL, DOMID_SELF);
+    hypercall_update_va_mapping((unsigned long)full_l1, pte, UVMF_INVLPG);
 }
 
 static bool skip_fault(struct trap_frame *frame)
@@ -184,6 +202,7 @@ static const struct measurement measurements[] = {
     {"mmu_update_32", mmu_update_32, 20480, 32},
     {"mmu_update_512", mmu_update_512, 20480, 512},
     {"pte_store", pte_store, 4000, 1},
+    {"pin_unpin", pin_unpin, 400, 1},
     {"invalid_opcode", invalid_opcode, 4000, 1},
     {"page_fault", page_fault, 4000, 1},
     {"int80", int80, 4000, 1},
