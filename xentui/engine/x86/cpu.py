@@ -331,6 +331,8 @@ class Processor:
             raise failure
         if error:
             raise ProcessorError(f"the emulator stopped at RIP {state.q[RIP]:#x}: {uc.uc_strerror(error).decode()}")
+        if self.counts_code and not self.stop_requested and self.budget[0] >= 0:
+            raise ProcessorError(f"the emulator gave up at RIP {state.q[RIP]:#x}: a fault within a fault")
 
     def stop(self) -> None:
         """Stop at the next block of guest code (from a trap handler: when it returns)."""
