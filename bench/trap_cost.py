@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import mmap
 import re
 import statistics
@@ -26,45 +27,55 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 TRAPS = 100_000
-RAM, TABLES, CODE, STACK = 1 << 20, 0x1000, 0x8000, 0x9000
+RAM = 1 << 20
 HEADER = 40  # bytes of struct uc_context before the processor's state
 
 
 def bare_round_trip() -> float:
-    """Microseconds for one SYSCALL in a loop at ring 3: hook, context save, one register, context restore."""
-    from xentui.engine.x86 import selftest
-    from xentui.engine.x86 import unicorn_api as uc
-    from xentui.engine.x86.cpu import Processor
+    """Microseconds for one SYSCALL in a loop at ring 3: hook, context save, one register, context restore.
+
+    Unicorn's public interface alone: its Python binding, and ctypes for the two calls on a context.
+    """
+    import unicorn.unicorn_py3.unicorn as binding
+    from unicorn import UC_ARCH_X86, UC_HOOK_INSN, UC_HOOK_INTR, UC_MODE_64, UC_PROT_ALL, Uc
+    from unicorn import x86_const as x86
+
+    from xentui.engine.x86 import selftest, state
+    from xentui.engine.x86.cpu import CR0_VALUE, CR4_VALUE, EFER_VALUE
+    from xentui.engine.xen.domain_builder import set_flat_segments
 
     pages = mmap.mmap(-1, RAM)
-    anchor = ctypes.c_char.from_buffer(pages)
-    ram = memoryview(pages)
-    processor = Processor(ctypes.addressof(anchor), RAM, count_code=False)
-    context = ctypes.c_void_p()
-    for name in ("uc_context_save", "uc_context_restore"):
-        getattr(uc.lib, name).argtypes = (ctypes.c_void_p, ctypes.c_void_p)
-    uc.lib.uc_context_alloc(ctypes.c_void_p(processor.handle), ctypes.byref(context))
-    gpr = (ctypes.c_uint64 * 16).from_address((context.value or 0) + HEADER)
-    save, restore, handle, address = uc.lib.uc_context_save, uc.lib.uc_context_restore, processor.handle, context.value
-
-    class Traps(selftest._Witness):
-        def syscall(self) -> None:
-            save(handle, address)
-            gpr[0] = 0
-            restore(handle, address)
-
-        def exception(self, vector: int) -> None:
-            processor.stop()
-
-    processor.connect(Traps(processor))
-    selftest._build(ram)
+    uc = Uc(UC_ARCH_X86, UC_MODE_64)
+    uc.mem_map_ptr(0, RAM, UC_PROT_ALL, ctypes.addressof(ctypes.c_char.from_buffer(pages)))
+    selftest._build(memoryview(pages))
+    uc.reg_write(x86.UC_X86_REG_CR4, CR4_VALUE)
+    uc.reg_write(x86.UC_X86_REG_MSR, (0xC000_0080, EFER_VALUE))
+    uc.reg_write(x86.UC_X86_REG_CR3, selftest._TABLES)
+    uc.reg_write(x86.UC_X86_REG_CR0, CR0_VALUE)
     loop = bytes.fromhex("49b9") + struct.pack("<Q", TRAPS) + bytes.fromhex("0f05 49ffc9 75f9 f4")
-    selftest._enter(processor, ram, loop, wide=True)
+    pages[selftest._CODE : selftest._CODE + len(loop)] = loop
+
+    lib, context = ctypes.CDLL(binding.uclib._name), ctypes.c_void_p()
+    for call in (lib.uc_context_save, lib.uc_context_restore):
+        call.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+    lib.uc_context_alloc(uc._uch, ctypes.byref(context))
+    lib.uc_context_save(uc._uch, context)
+    saved = (ctypes.c_uint8 * state.STATE_SIZE).from_address((context.value or 0) + HEADER)
+    registers = state.State(memoryview(saved).cast("B"))
+    set_flat_segments(registers, 64)
+    registers.q[state.RSP] = selftest._STACK
+    lib.uc_context_restore(uc._uch, context)
+
+    def syscall(_uc: object, _data: object) -> None:
+        lib.uc_context_save(uc._uch, context)
+        registers.q[state.RAX] = 0
+        lib.uc_context_restore(uc._uch, context)
+
+    uc.hook_add(UC_HOOK_INSN, syscall, None, 1, 0, x86.UC_X86_INS_SYSCALL)
+    uc.hook_add(UC_HOOK_INTR, lambda *_: uc.emu_stop())
     began = time.perf_counter()
-    processor.run()
-    took = time.perf_counter() - began
-    processor.close()
-    return took / TRAPS * 1e6
+    uc.emu_start(selftest._CODE, 0)
+    return (time.perf_counter() - began) / TRAPS * 1e6
 
 
 def null_hypercall(pace: str, recording: str = "") -> float:
@@ -87,6 +98,8 @@ def null_hypercall(pace: str, recording: str = "") -> float:
 
     machine.toolstack.on_output = hear
     machine.create(spec)
+    gc.freeze()  # as the command does
+    gc.set_threshold(100_000, 50, 100)
     machine.run()
     machine.trace.flush()
     machine.close()
