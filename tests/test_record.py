@@ -126,7 +126,15 @@ def test_bench_measures_everything(xtrace: Path, width: str, pace: str) -> None:
     begun = re.findall(r"^bench: begin (\S+)$", done.console, re.MULTILINE)
     measured = re.findall(r"^bench: (\S+) (\d+) ns n=(\d+) ", done.console, re.MULTILINE)
     assert [name for name, _, _ in measured] == begun
-    assert {"xen_version", "update_va_mapping", "mmu_update_512", "pin_unpin", "multicall_32", "page_fault", "int80"} <= set(begun)
+    assert {
+        "xen_version",
+        "update_va_mapping",
+        "mmu_update_512",
+        "pin_unpin",
+        "multicall_32",
+        "page_fault",
+        "int80",
+    } <= set(begun)
     assert all(int(spent) > 0 for _, spent, _ in measured)
     assert done.lines[-1] == "bench: done"
     assert "not implemented" not in done.errors

@@ -138,6 +138,14 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
         action="store_true",
         help="recount the frame table from the page tables after every slice (slow); a difference ends the run",
     )
+    add(
+        "--no-validator",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="UNSAFE, for lectures: the page tables of the guest NAME are not checked, so that it can take over the "
+        "machine; may be repeated",
+    )
     add("--no-direct-trap", action="store_true", help="32-bit guests' int 0x80 goes through the hypervisor")
     add("--version", action="version", version=f"xentui {__version__}")
     return parser
@@ -183,7 +191,16 @@ def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
         if options.cmdline is not None:
             spec.cmdline = options.cmdline
         spec.name = _unique(spec.name, [other.name for other in specs])
+        spec.validated = spec.name not in options.no_validator
         specs.append(spec)
+    names = [spec.name for spec in specs]
+    for name in options.no_validator:
+        if name not in names:
+            raise UsageError(f"--no-validator {name}: no guest has that name; there is {', '.join(names) or 'none'}")
+        print(
+            f"xentui: warning: {name} runs without the page-table validator and can take over the machine",
+            file=sys.stderr,
+        )
     return specs
 
 

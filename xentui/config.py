@@ -64,6 +64,8 @@ class GuestSpec:
     on_crash: str = "destroy"
     on_watchdog: str = "destroy"
     on_soft_reset: str = "soft-reset"
+    validated: bool = True
+    """False: without the page-table validator, which lets the domain take over the machine (for lectures)."""
     builtin: bool = False
     """The kernel is one of the package's own guests."""
     source: Path | None = None

@@ -105,6 +105,7 @@ def _header(
             "on_poweroff": spec.on_poweroff,
             "on_reboot": spec.on_reboot,
             "on_crash": spec.on_crash,
+            "validated": spec.validated,
         }
         for spec in specs
     ]

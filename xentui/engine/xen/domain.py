@@ -166,6 +166,8 @@ class Domain:
         """The hypervisor's own frames that are there for this domain: freed when it is destroyed."""
         self.memory_map: list[tuple[int, int, int]] = []
         """(start, size, type) in bytes: what XENMEM_memory_map answers."""
+        self.validated = True
+        """Are its page tables checked? Only `--no-validator` (unchecked.py) says no."""
         self.refusals_logged = 0
         """Refusals of the page-table validator that the log has told or counted."""
         self.lazy_nx: set[int] = set()

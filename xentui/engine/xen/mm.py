@@ -13,7 +13,7 @@ from xentui.engine.clock import COST_PAGE_TABLE_UPDATE
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import ACCESSED, AVAILABLE, DIRTY, FRAME_MASK, GLOBAL, NX, PRESENT, RW, USER
 from xentui.engine.x86.state import RIP
-from xentui.engine.xen import descriptor_tables, guest_access, refusals
+from xentui.engine.xen import descriptor_tables, guest_access, refusals, unchecked
 from xentui.engine.xen.abi.arch_x86_64 import HYPERVISOR_VIRT_END
 from xentui.engine.xen.abi.core import (
     DOMID_IO,
@@ -195,6 +195,7 @@ def do_mmu_update(vcpu: Vcpu, ureqs: int, count: int, pdone: int, foreigndom: in
     error = made = 0
     hv.frames.refusal = None
     reads, ram64 = vcpu.space.reads, hv.ram64
+    apply = update if vcpu.domain.validated else unchecked.update
     while made < count:
         base = reads.get(ureqs >> 12)
         if base is None or ureqs & 7 or ureqs & 0xFFF == 0xFF8:
@@ -210,7 +211,7 @@ def do_mmu_update(vcpu: Vcpu, ureqs: int, count: int, pdone: int, foreigndom: in
         if permission:
             error = refuse(vcpu.domain, refusals.FOREIGN, -permission, pointer >> 12, 0, pointer, 0, value)
         else:
-            error = update(vcpu, pointer, value)
+            error = apply(vcpu, pointer, value)
         if error:
             break
         ureqs += 16
@@ -331,12 +332,16 @@ def _update_va_mapping(vcpu: Vcpu, va: int, value: int, flags: int) -> int:
     hv, space = vcpu.hv, vcpu.space
     hv.clock.charge(COST_PAGE_TABLE_UPDATE)
     table = space.tables.get(va >> 21)
+    modify = mod_l1_entry
     if table is None:
         table = _find_l1(vcpu, va)
         if table < 0:
             return refusals.record(vcpu, refuse(vcpu.domain, refusals.NO_TABLE, EINVAL, 0, L1, va, 0, value))
-        space.tables[va >> 21] = table
-    error = mod_l1_entry(vcpu, table + (va >> 12 & 511), value)
+        if vcpu.domain.validated:
+            space.tables[va >> 21] = table
+        else:
+            modify = unchecked.mod_l1_entry
+    error = modify(vcpu, table + (va >> 12 & 511), value)
     if error:
         return refusals.record(vcpu, error)
     flush = flags & UVMF_FLUSHTYPE_MASK

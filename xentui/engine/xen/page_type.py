@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xentui.engine.x86.paging import FRAME_MASK, PRESENT, RW
-from xentui.engine.xen import promotion, refusals
+from xentui.engine.xen import promotion, refusals, unchecked
 from xentui.engine.xen.abi.errno import EBUSY, EINVAL, EPERM
 from xentui.engine.xen.page import (
     ALLOCATED,
@@ -111,6 +111,8 @@ class Freeing:
 
 def get_page_and_type(domain: Domain, mfn: int, wanted: int) -> int:
     """A reference to the domain's frame and one to its type; 0 or -EINVAL."""
+    if not domain.validated:
+        return unchecked.use(domain, mfn, wanted)
     if not get_page(domain, mfn):
         return refuse(domain, refusals.NOT_OWNER, EINVAL, mfn, level=wanted if wanted <= L4 else 0)
     error = get_page_type(domain, mfn, wanted)
@@ -121,6 +123,9 @@ def get_page_and_type(domain: Domain, mfn: int, wanted: int) -> int:
 
 def put_page_and_type(domain: Domain, mfn: int) -> None:
     """Undo `get_page_and_type`."""
+    if not domain.validated:
+        unchecked.drop(domain, mfn)
+        return
     put_page_type(domain, mfn)
     put_page(domain.hv, mfn)
 

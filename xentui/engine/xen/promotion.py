@@ -78,14 +78,18 @@ def promote_l1(domain: Domain, mfn: int) -> int:
 
 def promote_l2(domain: Domain, mfn: int, pae_xen_l2: int) -> int:
     """The same for an L2. That of a PAE guest's fourth GiB also gets the hypervisor's entries."""
-    ram64, base = domain.hv.ram64, mfn << 9
     end = COMPAT_L2_FIRST if pae_xen_l2 else 512
     error = _promote(domain, mfn, L1, range(end), USER if domain.width == 64 else 0)
     if not error and pae_xen_l2:
-        slots = domain.hv.compat_l2_slots
-        for slot in range(COMPAT_L2_FIRST, 512):
-            ram64[base + slot] = slots.get(slot, 0)
+        init_compat_l2_slots(domain, mfn)
     return error
+
+
+def init_compat_l2_slots(domain: Domain, mfn: int) -> None:
+    """Write the hypervisor's entries, the M2P, into the L2 of a PAE guest's fourth GiB."""
+    slots = domain.hv.compat_l2_slots
+    for slot in range(COMPAT_L2_FIRST, 512):
+        domain.hv.ram64[(mfn << 9) + slot] = slots.get(slot, 0)
 
 
 def promote_l3(domain: Domain, mfn: int) -> int:

@@ -12,7 +12,7 @@ from xentui.engine.clock import COST_PAGE_TABLE_UPDATE
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import FRAME_MASK, PRESENT, RW
 from xentui.engine.x86.state import CS_BASE, EF_CF, EF_RF, EF_TF, RAX, RDX, RIP
-from xentui.engine.xen import guest_access, refusals
+from xentui.engine.xen import guest_access, refusals, unchecked
 from xentui.engine.xen.abi.core import VMASST_TYPE_writable_pagetables
 from xentui.engine.xen.guest_access import GuestFault
 from xentui.engine.xen.page import L1, VALIDATED
@@ -157,6 +157,8 @@ def _update(vcpu: Vcpu, write: Write, target: int, entry: int, plain: bool) -> b
     """
     domain, hv = vcpu.domain, vcpu.hv
     index = target >> 3
+    if not domain.validated:
+        return not unchecked.mod_l1_entry(vcpu, index, entry)
     old = hv.ram64[index]
     if entry & PRESENT:
         error = get_page_from_l1e(domain, entry, index << 3, old)
