@@ -9,6 +9,7 @@ guest: a 64 MiB address space built and pinned, promotion of single tables, and 
 from __future__ import annotations
 
 import argparse
+import importlib
 import statistics
 import subprocess
 import sys
@@ -21,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench.against_xen import IMAGES, Results, add, here, on_xen, operations, progress, written  # noqa: E402
 from tests.fakes import DATA, TABLE, P, U, make_guest, make_hypervisor  # noqa: E402
-from xentui.engine.xen import page_type  # noqa: E402
+from xentui.engine.xen import page_type, vector  # noqa: E402
 from xentui.engine.xen.page import L1, L2, L4, FrameTable  # noqa: E402
 
 TARGETS = {"update_va_mapping": 3.0, "mmu_update_512": 2.0, "pin_unpin": 1.0, "pte_store": 2.0}
@@ -130,6 +131,10 @@ def report_alone(runs: int) -> bool:
     print(f"< {ADDRESS_SPACE_MS} ms {'reached' if fast else 'MISSED'}")
     for level in LEVELS:
         print(f"promote and demote {level}   {promotion(level):7.1f} µs, 512 entries")
+    importlib.import_module("numpy")  # from now on, validation by vector arithmetic
+    if not vector.ready():
+        raise RuntimeError("vector arithmetic is not used although numpy is there")
+    print(f"the same, L1 by numpy   {promotion('L1'):7.1f} µs")
     print(f"frame table of 4 GiB    {size:7.1f} MB  <= {FRAME_TABLE_MB} MB {'reached' if small else 'MISSED'}")
     return fast and small
 

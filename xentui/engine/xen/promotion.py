@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from xentui.engine.clock import COST_FRAME_VALIDATED
 from xentui.engine.x86.paging import ACCESSED, DIRTY, FRAME_MASK, GLOBAL, PRESENT, RW, USER
-from xentui.engine.xen import page_type, refusals
+from xentui.engine.xen import page_type, refusals, vector
 from xentui.engine.xen.abi.core import VMASST_TYPE_m2p_strict
 from xentui.engine.xen.abi.errno import EINVAL
 from xentui.engine.xen.page import L1, L2, L3, L4, PAE_XEN_L2, VALIDATED, WRITABLE
@@ -43,6 +43,8 @@ def promote_l1(domain: Domain, mfn: int) -> int:
     owner, types, type_count, ref_count, flags = hv.frames.columns
     limit, domid, mark = len(owner), domain.id, domain.width == 64
     hv.clock.charge(COST_FRAME_VALIDATED * 512)
+    if vector.ready() and vector.promote_l1(domain, mfn):
+        return 0
     index = base - 1
     for entry in ram64[base : base + 512].tolist():
         index += 1
@@ -169,8 +171,10 @@ def _promote(domain: Domain, mfn: int, child: int, slots: range | list[int], adj
 def demote(domain: Domain, mfn: int, frame_type: int) -> None:
     """Drop what a page table refers to; it is none any more."""
     hv = domain.hv
-    entries = hv.ram64[mfn << 9 : (mfn + 1) << 9].tolist()
     hv.clock.charge(COST_FRAME_VALIDATED * 512)
+    if frame_type == L1 and vector.ready() and vector.demote_l1(domain, mfn):
+        return
+    entries = hv.ram64[mfn << 9 : (mfn + 1) << 9].tolist()
     if frame_type == L1:
         frames = hv.frames
         type_count, ref_count = frames.type_count, frames.ref_count
