@@ -36,37 +36,31 @@ from xentui.engine.x86.state import (
 from xentui.engine.xen import callback, descriptor_tables, emul_priv_op, guest_access, ro_page_fault
 
 if TYPE_CHECKING:
-    from xentui.engine.xen.domain import Vcpu
+    from xentui.engine.xen.domain import TrapHandler, Vcpu
 
 PF_PRESENT, PF_WRITE, PF_USER, PF_FETCH = 1, 2, 4, 16
 SELECTOR_IN_IDT = 2
 _PERDOMAIN_START, _PERDOMAIN_END = 0xFFFF_8200_0000_0000, 0xFFFF_8280_0000_0000
 _CR0_TS = 8
+_RING3 = rings(3, 3)
+"""A 64-bit guest's kernel and user code are both in ring 3."""
 _RDPMC, _FORCED = b"\x0f\x33", b"\x0f\x0bx"
 
 
 def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
     """Give the guest's kernel an exception with the registers as they are (pv/traps.c, pv_inject_event)."""
-    handler = vcpu.traps[vector]
-    hv = vcpu.hv
-    q = vcpu.q
-    rip = q[RIP]
-    source = vcpu.i[HFLAGS] & 3 if vcpu.width == 32 else 3
+    handler, hv, rip = vcpu.traps[vector], vcpu.hv, vcpu.q[RIP]
     if error_code is None and HAS_ERROR_CODE >> vector & 1:
         error_code = 0
     if handler is None:
         hv.crash(vcpu, f"unhandled exception: vector {vector}, error code {error_code or 0:#06x}")
         return
-    if vcpu.width == 64:
-        entered = callback.bounce64(vcpu, handler.address, handler.masks_events, error_code)
-    else:
-        entered = callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code)
-    if not entered:
-        return
-    hv.put(
-        hv.clock.now(), rip, Kind.EXCEPTION, vcpu.id, vcpu.domain.id, vector,
-        error_code or 0, 0, handler.address, source | (vcpu.i[HFLAGS] & 3) << 8, 0,
-    )  # fmt: skip
+    crossing = _enter(vcpu, handler, error_code)
+    if crossing:
+        hv.put(
+            hv.clock.now(), rip, Kind.EXCEPTION, vcpu.id, vcpu.domain.id, vector,
+            error_code or 0, 0, handler.address, crossing, 0,
+        )  # fmt: skip
 
 
 def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
@@ -76,23 +70,26 @@ def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
     """
     in_kernel = vcpu.kernel_mode if vcpu.width == 64 else vcpu.in_kernel
     error_code = error_code & ~PF_USER if in_kernel else error_code | PF_USER
-    handler = vcpu.traps[X86_EXC_PF]
-    hv = vcpu.hv
-    rip = vcpu.q[RIP]
+    handler, hv, rip = vcpu.traps[X86_EXC_PF], vcpu.hv, vcpu.q[RIP]
     vcpu.set_cr2(address)
     if handler is None:
         hv.crash(vcpu, f"unhandled page fault at {address:#x}, error code {error_code:#06x}")
         return
-    source = vcpu.i[HFLAGS] & 3
-    if vcpu.width == 64:
-        entered = callback.bounce64(vcpu, handler.address, handler.masks_events, error_code)
-    else:
-        entered = callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code)
-    if entered:
+    crossing = _enter(vcpu, handler, error_code)
+    if crossing:
         hv.put(
             hv.clock.now(), rip, Kind.PAGE_FAULT, vcpu.id, vcpu.domain.id, error_code,
-            address, 0, handler.address, source | (vcpu.i[HFLAGS] & 3) << 8, 0,
+            address, 0, handler.address, crossing, 0,
         )  # fmt: skip
+
+
+def _enter(vcpu: Vcpu, handler: TrapHandler, error_code: int | None) -> int:
+    """Bounce into a handler; the rings crossed as the trace packs them, or 0 if the domain crashed over it."""
+    if vcpu.width == 64:
+        return _RING3 if callback.bounce64(vcpu, handler.address, handler.masks_events, error_code) else 0
+    source = vcpu.i[HFLAGS] & 3
+    entered = callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code)
+    return rings(source, vcpu.i[HFLAGS] & 3) if entered else 0
 
 
 def page_fault(vcpu: Vcpu) -> None:
