@@ -1,7 +1,7 @@
 """An alarm that stops an emulator after some of the host's time, for slices in the fast pace.
 
 Unicorn's own timeout starts and joins a thread for every run: a tenth of a millisecond each. This is one POSIX timer
-for each emulator instead, whose signal is handled by two instructions of machine code that call `uc_emu_stop`: no
+for each emulator instead, whose signal is handled by three instructions of machine code that call `uc_emu_stop`: no
 Python runs, and nothing waits for the interpreter. `uc_emu_stop` only sets flags, so it may be called in a signal
 handler at any moment; a late alarm at worst ends the next slice early.
 """

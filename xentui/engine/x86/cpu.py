@@ -5,7 +5,7 @@ segments, their kernels in ring 1. Nothing here knows of Xen: the machine connec
 methods is called with the guest stopped at the trap, all registers in `state`. Whatever the method leaves there is
 what the guest goes on with.
 
-Virtual time in the exact pace is counted here too, in bytes of guest code: a nine-instruction native hook on every
+Virtual time in the exact pace is counted here too, in bytes of guest code: a native hook of seven instructions on every
 block takes the block's size from `budget[0]` and stops the processor below zero; what a trap cut off is given back
 by `settle`.
 """

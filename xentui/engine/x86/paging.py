@@ -7,7 +7,6 @@ from __future__ import annotations
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
-PAGE_MASK = PAGE_SIZE - 1
 ENTRIES = 512
 
 PRESENT, RW, USER, PWT, PCD = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 ACCESSED = 1 << 8
 WRITABLE = 1 << 9  # of data segments
 READABLE = 1 << 9  # of code segments
-EXPAND_DOWN = 1 << 10  # of data segments
 CONFORMING = 1 << 10  # of code segments
 CODE = 1 << 11
 TYPE_MASK = 0xF << 8
@@ -49,10 +48,6 @@ GRANULAR = 1 << 23  # the limit counts pages
 
 TYPE_LDT = 0x2 << 8
 TYPE_CALL_GATE = 0xC << 8
-
-# --- selectors ---------------------------------------------------------------------------------------------------
-RPL_MASK = 3
-TABLE_INDICATOR = 4  # set: the LDT
 
 FLAT_LIMIT = 0xFFFF_FFFF
 
@@ -126,11 +121,6 @@ def data_loadable(flags: int, rpl: int, cpl: int) -> bool:
     if flags & (CODE | CONFORMING) == CODE | CONFORMING:
         return True
     return flags >> DPL_SHIFT & 3 >= max(rpl, cpl)
-
-
-def base_index(which: int) -> int:
-    """Index in `State.q` of the base that belongs to the segment register at index `which` of `State.i`."""
-    return ES_BASE + (which - ES) // 2
 
 
 def load_segment(state: State, which: int, selector: int, base: int, limit: int, flags: int) -> None:

@@ -374,10 +374,9 @@ _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number
 def first_state(vcpu: Vcpu) -> tuple[bytes, bool, bool]:
     """The processor's state with which a vCPU begins that VCPUOP_initialise has described (`boot_registers`).
 
-    The second value is False if CS or SS, the third if a data selector names nothing; a data selector then reads as
-    the null one.
+    The second value is False if the code and stack segments, the third if a data segment may not be loaded in the
+    ring of the code selector (3 for a 64-bit guest, never 0); flat and null segments stand in for them.
     """
-    code_good = data_good = True
     registers = vcpu.boot_registers
     state = State.of(vcpu.processor.reset_state)
     for index, name in enumerate(_GENERAL):
@@ -385,16 +384,7 @@ def first_state(vcpu: Vcpu) -> tuple[bytes, bool, bool]:
     state.q[s.RIP] = registers["rip"]
     set_flat_segments(state, vcpu.width)
     set_window(vcpu, state)
-    for register, name in ((s.DS, "ds"), (s.ES, "es"), (s.FS, "fs"), (s.GS, "gs"), (s.CS, "cs"), (s.SS, "ss")):
-        selector = registers[name]
-        found = descriptor_tables.segment(vcpu, selector)
-        if found is not None:
-            segmentation.load_segment(state, register, selector, *found)
-        elif register not in (s.CS, s.SS):
-            segmentation.load_segment(state, register, 0, 0, 0, 0)
-            data_good = data_good and selector < 4
-        else:
-            code_good = False
+    code_good, data_good = _load_first_segments(vcpu, state)
     if vcpu.width == 64:
         state.q[s.FS_BASE], state.q[s.GS_BASE] = registers["fs_base"], registers["gs_base"]
     flags = registers["rflags"]
@@ -403,6 +393,34 @@ def first_state(vcpu: Vcpu) -> tuple[bytes, bool, bool]:
     state.q[s.EFLAGS] = flags & 0x3F_7FD7 & ~(s.EF_CONDITIONS | s.EF_DF | s.EF_IOPL | s.EF_VM) | s.EF_IF | s.EF_FIXED
     state.q[s.CR3] = vcpu.space.root
     return state.save(), code_good, data_good
+
+
+def _load_first_segments(vcpu: Vcpu, state: State) -> tuple[bool, bool]:
+    """Load what `boot_registers` names, checked as the processor checks a return; see `first_state` for the result."""
+    registers = vcpu.boot_registers
+    forced = 3 if vcpu.width == 64 else 0
+    cs, ss = registers["cs"] | forced, registers["ss"] | forced
+    ring = max(1, cs & 3)
+    code, stack = descriptor_tables.segment(vcpu, cs), descriptor_tables.segment(vcpu, ss)
+    code_good = (
+        code is not None
+        and stack is not None
+        and segmentation.code_loadable(code[2], cs & 3, ring)
+        and segmentation.stack_loadable(stack[2], ss & 3, ring)
+    )
+    if code_good and code is not None and stack is not None:
+        segmentation.load_segment(state, s.CS, cs, *code)
+        segmentation.load_segment(state, s.SS, ss, *stack)
+    data_good = True
+    for register, name in ((s.DS, "ds"), (s.ES, "es"), (s.FS, "fs"), (s.GS, "gs")):
+        selector = registers[name]
+        found = descriptor_tables.segment(vcpu, selector)
+        if found is not None and segmentation.data_loadable(found[2], selector & 3, ring):
+            segmentation.load_segment(state, register, selector, *found)
+        else:
+            segmentation.load_segment(state, register, 0, 0, 0, 0)
+            data_good = data_good and selector < 4
+    return code_good, data_good
 
 
 def root_of(vcpu: Vcpu) -> int:

@@ -216,12 +216,17 @@ def do_mmu_update(vcpu: Vcpu, ureqs: int, count: int, pdone: int, foreigndom: in
             break
         ureqs += 16
         made += 1
-    hv.clock.charge(COST_PAGE_TABLE_UPDATE * (made + 1))
+    return end_batch(vcpu, error, made, pdone, done + made)
+
+
+def end_batch(vcpu: Vcpu, error: int, made: int, pdone: int, total: int) -> int:
+    """The end of mmu_update and mmuext_op: `made` requests cost their time, `*pdone` gets `total`; the result."""
+    vcpu.hv.clock.charge(COST_PAGE_TABLE_UPDATE * (made + 1))
     if error:
         refusals.record(vcpu, error)
     if pdone:
         try:
-            guest_access.write_u32(vcpu, pdone, done + made)
+            guest_access.write_u32(vcpu, pdone, total)
         except guest_access.GuestFault:
             return error  # as on Xen: the count is a courtesy
     return error

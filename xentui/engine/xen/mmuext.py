@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xentui.engine.clock import COST_BYTES_PER_NS, COST_PAGE_TABLE_UPDATE, COST_TLB_FLUSH
+from xentui.engine.clock import COST_BYTES_PER_NS, COST_TLB_FLUSH
 from xentui.engine.trace import Kind
 from xentui.engine.x86.state import RIP
 from xentui.engine.xen import descriptor_tables, guest_access, refusals
@@ -15,6 +15,7 @@ from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
 from xentui.engine.xen.mm import (
     MMU_UPDATE_PREEMPTED,
+    end_batch,
     new_guest_cr3,
     new_user_cr3,
     page_owner,
@@ -70,15 +71,7 @@ def do_mmuext_op(vcpu: Vcpu, uops: int, count: int, pdone: int, foreigndom: int)
         hv.put(hv.clock.now(), vcpu.q[RIP], Kind.MMUEXT, vcpu.id, vcpu.domain.id, command, first, second, 0, 0, 0)
         uops += size
         made += 1
-    hv.clock.charge(COST_PAGE_TABLE_UPDATE * (made + 1))
-    if error:
-        refusals.record(vcpu, error)
-    if pdone:
-        try:
-            guest_access.write_u32(vcpu, pdone, done + made)
-        except guest_access.GuestFault:
-            return error  # as on Xen: the count is a courtesy
-    return error
+    return end_batch(vcpu, error, made, pdone, done + made)
 
 
 # --- pins ----------------------------------------------------------------------------------------------------------

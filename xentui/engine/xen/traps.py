@@ -195,6 +195,8 @@ def return_fault(vcpu: Vcpu, cs: int, ss: int) -> None:
     (x86_64/entry.S: a fault of the hypervisor's own IRET is handled as the guest's.) The frame shows the selectors.
     """
     i = vcpu.i
+    if vcpu.width == 64:
+        cs, ss = cs | 3, ss | 3  # whatever the selector says, its code is in ring 3
     code = descriptor_tables.segment(vcpu, cs)
     bad = ss if code is not None and segmentation.code_loadable(code[2], cs & 3, cs & 3) else cs
     i[CS], i[SS] = cs, ss
