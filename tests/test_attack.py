@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import record
-from tests.real_xen_domu import run_as_domus
+from tests.real_xen_domu import run_whole
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "xentui" / "guests"
@@ -97,7 +97,8 @@ def test_an_attempt_that_there_is_not(xtrace: Path) -> None:
 @cache
 def on_real_xen() -> dict[str, list[str]]:
     """What the guests say as unprivileged domains of real Xen, in one boot."""
-    return run_as_domus({name: (IMAGES / f"{name}64", "") for name in ("attack", "neighbour")})
+    guests = {name: (IMAGES / f"{name}64", "") for name in ("attack", "neighbour")}
+    return run_whole(guests, {"attack": r"^# \d+ attempts", "neighbour": "."})
 
 
 @pytest.mark.slow

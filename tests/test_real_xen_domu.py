@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real_xen_domu import run_as_domus
+from tests.real_xen_domu import run_whole
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "xentui" / "guests"
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.kernels]
 def consoles() -> dict[str, list[str]]:
     """What the guests said, all in one boot."""
     guests = {"hello": (IMAGES / "hello64", HELLO), "selftest": (IMAGES / "selftest64", "")}
-    return run_as_domus(guests)
+    return run_whole(guests, {"hello": "Goodbye|poweroff", "selftest": r"^# \d+ passed"})
 
 
 def test_selftest() -> None:
