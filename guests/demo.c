@@ -27,12 +27,14 @@ static void show_statistics(void)
     print("  system calls  %lu, %s\n", system_calls,
           BITS == 32 ? "straight from ring 3 to ring 1" : "through the hypervisor, both rings being 3");
     print("  page faults   %lu, through the hypervisor: only it reads CR2\n", page_faults);
-    if (link.up)
-        print("  link to d%u   %lu %s, %lu %s; %lu events sent, %lu upcalls\n", link.peer,
-              link.asks ? link.requests : link.responses, link.asks ? "asked" : "answered", link.responses,
-              link.asks ? "answered" : "in all", link.notifications, link.upcalls);
-    else
+    if (!link.up)
         print("  link          none\n");
+    else if (link.asks)
+        print("  link to d%u    %lu asked, %lu answered", link.peer, link.requests, link.responses);
+    else
+        print("  link to d%u    %lu answered", link.peer, link.responses);
+    if (link.up)
+        print("; %lu events sent, %lu upcalls\n", link.notifications, link.upcalls);
     if (link.number)
         print("  lately        the smallest factor of %u is %u\n", link.number, link.factor);
 }

@@ -7,6 +7,7 @@ List items of the form `- key: value` directly below a heading say what happens;
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,9 @@ RUN_KEYS = ("run", "for", "step", "type", "inject", "act", "back")
 """What a step does to the machine, in the order in which it stands there."""
 SHOW_KEYS = ("show", "focus", "filter", "notice")
 """What a step shows: panes, a domain, the trace's filter, and a sentence that says what to look at."""
+BUILT_IN = ("demo32 peer=2", "demo64 peer=1")
+"""What runs when no guest is named: two domains of both word sizes that talk to each other."""
+
 DEFAULT_LIMIT = 20_000_000_000
 """Virtual ns after which a `run` that was never satisfied is given up."""
 
@@ -82,9 +86,7 @@ class Demonstration:
         return guest_specifications(self.guests, self.memory, self.unvalidated)
 
 
-def guest_specifications(
-    guests: list[str], memory: int = 0, unvalidated: list[str] | tuple[str, ...] = ()
-) -> list[GuestSpec]:
+def guest_specifications(guests: Sequence[str], memory: int = 0, unvalidated: Sequence[str] = ()) -> list[GuestSpec]:
     """The guests that lines like `demo32 peer=2` name, each with its command line. Raises ConfigError."""
     specs = []
     for line in guests:
