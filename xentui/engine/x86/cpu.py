@@ -5,28 +5,33 @@ segments, their kernels in ring 1. Nothing here knows of Xen: the machine connec
 methods is called with the guest stopped at the trap, all registers in `state`. Whatever the method leaves there is
 what the guest goes on with.
 
-Virtual time in the exact pace is counted here too, in bytes of guest code: a native hook of seven instructions on every
+Virtual time in the exact pace is counted here too, in bytes of guest code: a native hook of nine instructions on every
 block takes the block's size from `budget[0]` and stops the processor below zero; what a trap cut off is given back
-by `settle`.
+by `settle`. The processor stops at the first instruction boundary where the budget is spent, wherever blocks happen to
+begin: the last instructions run as a block of just so many (`_run_limited`). So time, stops and steps do not depend on
+how code was cut into blocks.
 """
 
 from __future__ import annotations
 
 import ctypes
-import mmap
+import os
 import platform
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from xentui.engine.x86 import native
 from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.alarm import Alarm
 from xentui.engine.x86.state import (
     CC_OP,
     CC_OP_EFLAGS,
     CC_SRC,
+    CFLAGS_NEXT_BLOCK,
     CPU_ENV,
+    CR2,
     CR3,
     CS_BASE,
     DF,
@@ -36,10 +41,15 @@ from xentui.engine.x86.state import (
     EF_DF,
     EF_FIXED,
     EFLAGS,
+    ERROR_CODE,
     EXCEPTION_IS_INT,
+    HF_CS64,
+    HFLAGS,
     MASK32,
+    MASK64,
     NO_EXCEPTION,
     OLD_EXCEPTION,
+    RAX,
     RIP,
     TLB_WINDOW_BEGIN,
     TLB_WINDOW_STEP,
@@ -57,23 +67,10 @@ _FAR_FUTURE = 1 << 62
 _WINDOW_STEP = TLB_WINDOW_STEP // 8
 _HOUR = 3_600_000_000_000
 
-# mov edx,edx; mov [rcx+16],rsi; mov [rcx+24],rdx; sub [rcx],rdx; js +1; ret; jmp [rcx+8]
-_BLOCK_HOOK = bytes.fromhex("89d2 48897110 48895118 482911 7801 c3 ff6108")
-
-# The emulator never checks IN and OUT against IOPL or a permission bitmap; it only calls a hook, which must return.
-# RDTSC, checked against CR4.TSD before its hook is called, is never refused by the emulator: TSD stays clear.
-# So the hook is this: call the Python one; if that has set `denied`, raise #GP(0) as the processor would, which leaves
-# the instruction by a long jump, no Python frame in between. The structure behind the last argument is
-# {Python hook, env, raise_exception_err, denied}.
-#   push rbx; mov rbx,rcx (OUT: r8, RDTSC: rsi); call [rbx]; cmp byte [rbx+24],0; jne +2; pop rbx; ret
-#   mov byte [rbx+24],0; mov rdi,[rbx+8]; mov esi,13; xor edx,edx; call [rbx+16]
-_IO_TAIL = "ff13 807b1800 7502 5b c3 c6431800 488b7b08 be0d000000 31d2 ff5310"
-_IN_HOOK = bytes.fromhex("53 4889cb" + _IO_TAIL)
-_OUT_HOOK = bytes.fromhex("53 4c89c3" + _IO_TAIL)
-_RDTSC_HOOK = bytes.fromhex("53 4889f3" + _IO_TAIL)
-# SYSENTER does nothing on the emulator; with no target set (SYSENTER_CS is 0) it is #GP(0) on a processor.
-#   mov rax,[rsi+16]; mov rdi,[rsi+8]; mov esi,13; xor edx,edx; jmp rax
-_SYSENTER_HOOK = bytes.fromhex("488b4610 488b7e08 be0d000000 31d2 ffe0")
+_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
+_NOWHERE = (0, native.NO_BUDGET)
+_FETCH = 16  # page-fault error code: the access was an instruction fetch
+_MOST_INSTRUCTIONS = 512  # of a block (QEMU: TCG_MAX_INSNS)
 
 
 class TrapHandlers(Protocol):
@@ -128,6 +125,12 @@ class Processor:
         self.budget = self._block_hook(count_code)
         self.counts_code = count_code
         self.stop_requested = False
+        self._next_block = (
+            memoryview((ctypes.c_uint32 * 1).from_address(self._cpu + CFLAGS_NEXT_BLOCK)).cast("B").cast("I")
+        )
+        self._early_fetch = _NOWHERE
+        """Where, and with what budget left, a fetch faulted before its turn; see `_fetched_early`."""
+        self._measuring = False
         self._pin_tlb_windows()
         self.reset_state = self.state.save()
         """The state at reset, from which every vCPU's first one is made."""
@@ -160,40 +163,76 @@ class Processor:
         self.state.i[OLD_EXCEPTION] = NO_EXCEPTION
 
     def _block_hook(self, install: bool) -> memoryview:
-        """Put the native block hook in; its structure is {bytes left, uc_emu_stop, block address, block size}."""
-        words = (ctypes.c_int64 * 4)(0, ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0, 0, 0)
+        """Put the native block hook in; `native` says what its structure holds."""
+        words = (ctypes.c_int64 * native.BLOCK_WORDS)()
+        words[native.STOP_FUNCTION] = ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0
+        words[native.EXEMPT_BUDGET] = native.NO_BUDGET
         if install:
-            self._add_hook(uc.HOOK_BLOCK, self._machine_code(_BLOCK_HOOK), ctypes.addressof(words))
+            self._add_hook(uc.HOOK_BLOCK, self._machine_code(native.BLOCK_HOOK), ctypes.addressof(words))
         self._keep.append(words)
-        self._block = memoryview(words).cast("B").cast("Q")
-        return memoryview(words).cast("B").cast("q")
+        self._counters = memoryview(words).cast("B")
+        self._block = self._counters.cast("Q")
+        return self._counters.cast("q")
 
     def _machine_code(self, code: bytes) -> int:
         """The address of a page with these instructions."""
-        page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        page.write(code)
-        anchor = ctypes.c_char.from_buffer(page)
-        self._keep += [page, anchor]
-        return ctypes.addressof(anchor)
+        page = native.MachineCode(code)
+        self._keep.append(page)
+        return page.address
 
-    def _add_refusing_hook(self, instruction: int, code: bytes, hook: Any, words: Any) -> int:
-        """A hook of IN, OUT or RDTSC that can refuse: see `_IO_TAIL`; `words` is its structure."""
-        words[0] = ctypes.cast(hook, ctypes.c_void_p).value or 0
-        self._fill_raise(words)
-        self._keep.append(hook)
+    def _add_leaving_hook(self, instruction: int, code: bytes, hook: Any, words: Any) -> int:
+        """A hook of CPUID, IN, OUT or RDTSC that can leave the instruction; `words` is its structure (see `native`)."""
+        words[native.PYTHON_HOOK] = ctypes.cast(hook, ctypes.c_void_p).value or 0
+        self._keep += [hook, words]
         return self._add_hook(uc.HOOK_INSN, self._machine_code(code), ctypes.addressof(words), instruction)
 
     def _add_sysenter_hook(self) -> int:
         words = (ctypes.c_uint64 * 4)()
-        self._fill_raise(words)
-        code = self._machine_code(_SYSENTER_HOOK)
+        self._refuse(words)
+        self._keep.append(words)
+        code = self._machine_code(native.SYSENTER_HOOK)
         return self._add_hook(uc.HOOK_INSN, code, ctypes.addressof(words), uc.INS_SYSENTER)
 
-    def _fill_raise(self, words: Any) -> None:
-        """The part of a native hook's structure with which it raises an exception."""
-        words[1] = self._env
-        words[2] = ctypes.cast(uc.raise_exception_err, ctypes.c_void_p).value or 0
-        self._keep.append(words)
+    def _refuse(self, words: Any) -> None:
+        """Let the native hook with this structure raise #GP(0) when its Python hook returns."""
+        words[native.ARGUMENT] = self._env
+        words[native.FUNCTION] = ctypes.cast(uc.raise_exception_err, ctypes.c_void_p).value or 0
+        words[native.LEAVES] = 1
+
+    def _leave(self, words: Any, value: int = -1, size: int = 4) -> None:
+        """Behind CPUID, IN, OUT or RDTSC: if time is up there, end the block there, which else ran to its end.
+
+        `value`: what IN has read, as that is not in its register yet. Only the instructions whose length is known
+        here: INS and OUTS, from ports that no guest has, are left to end with their block.
+        """
+        q, budget = self.state.q, self.budget
+        length = self._emulated_length()
+        behind = self._block[2] + budget[3] - (q[RIP] + q[CS_BASE]) - length
+        if not length or not budget[3] or (budget[0] + behind > 0 and not self.stop_requested):
+            return
+        if value >= 0:
+            mask = (1 << 8 * size) - 1
+            q[RAX] = value & mask | (q[RAX] & ~mask & MASK64 if size < 4 else 0)
+        q[RIP] += length
+        budget[0] += behind
+        budget[3] = 0
+        words[native.ARGUMENT] = self._cpu
+        words[native.FUNCTION] = ctypes.cast(uc.cpu_loop_exit_noexc, ctypes.c_void_p).value or 0
+        words[native.LEAVES] = 1
+
+    def _emulated_length(self) -> int:
+        """Bytes of the CPUID, RDTSC, IN or OUT that RIP is at; 0: it is none of these."""
+        q = self.state.q
+        code = (ctypes.c_uint8 * 16)()
+        address = q[RIP] + q[CS_BASE]
+        if uc.cpu_memory_rw_debug(self._cpu, address, code, 15, 0):
+            uc.cpu_memory_rw_debug(self._cpu, address, code, min(15, 4096 - (address & 4095)), 0)
+        at, wide = 0, self.state.i[HFLAGS] & HF_CS64
+        while at < 14 and (code[at] in _PREFIXES or (wide and 0x40 <= code[at] < 0x50)):
+            at += 1
+        if code[at] == 0x0F:
+            return at + 2 if code[at + 1] in (0xA2, 0x31) else 0
+        return at + 2 if 0xE4 <= code[at] <= 0xE7 else at + 1 if 0xEC <= code[at] <= 0xEF else 0
 
     def _add_hook(self, kind: int, callback: object, data: int = 0, *extra: int) -> int:
         hook = ctypes.c_size_t()
@@ -220,13 +259,15 @@ class Processor:
         cpuid, rdtsc = handlers.cpuid, handlers.rdtsc
         port_in, port_out = handlers.port_in, handlers.port_out
         failed = self._failed
-        in_words, out_words, rdtsc_words = (ctypes.c_uint64 * 4)(), (ctypes.c_uint64 * 4)(), (ctypes.c_uint64 * 4)()
+        refuse, leave, budget = self._refuse, self._leave, self.budget
+        fetched_early = self._fetched_early
+        in_words, out_words, rdtsc_words, cpuid_words = ((ctypes.c_uint64 * 4)() for _ in range(4))
 
         def on_interrupt(_uc: int, vector: int, _data: int) -> None:
             try:
                 if i[EXCEPTION_IS_INT]:
                     interrupt(vector)
-                else:
+                elif vector != 14 or not i[ERROR_CODE] & _FETCH or not fetched_early():
                     exception(vector)
                 i[OLD_EXCEPTION] = NO_EXCEPTION
             except BaseException as error:
@@ -249,7 +290,9 @@ class Processor:
         def on_rdtsc(_uc: int, _data: int) -> int:
             try:
                 if not rdtsc():
-                    rdtsc_words[3] = 1
+                    refuse(rdtsc_words)
+                elif budget[0] <= 0 or self.stop_requested:
+                    leave(rdtsc_words)
             except BaseException as error:
                 failed(error)
             return 1
@@ -257,6 +300,8 @@ class Processor:
         def on_cpuid(_uc: int, _data: int) -> int:
             try:
                 cpuid()
+                if budget[0] <= 0 or self.stop_requested:
+                    leave(cpuid_words)
             except BaseException as error:
                 failed(error)
             return 1
@@ -265,8 +310,10 @@ class Processor:
             try:
                 value = port_in(port, size)
                 if value is not None:
+                    if budget[0] <= 0 or self.stop_requested:
+                        leave(in_words, value, size)
                     return value
-                in_words[3] = 1
+                refuse(in_words)
             except BaseException as error:
                 failed(error)
             return MASK32
@@ -274,7 +321,9 @@ class Processor:
         def on_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
             try:
                 if not port_out(port, size, value):
-                    out_words[3] = 1
+                    refuse(out_words)
+                elif budget[0] <= 0 or self.stop_requested:
+                    leave(out_words)
             except BaseException as error:
                 failed(error)
 
@@ -282,11 +331,11 @@ class Processor:
             self._add_hook(uc.HOOK_INTR, uc.InterruptHook(on_interrupt)),
             self._add_hook(uc.HOOK_INSN_INVALID, uc.InvalidHook(on_invalid)),
             self._add_hook(uc.HOOK_INSN, uc.SyscallHook(on_syscall), 0, uc.INS_SYSCALL),
-            self._add_hook(uc.HOOK_INSN, uc.SkipHook(on_cpuid), 0, uc.INS_CPUID),
-            self._add_refusing_hook(uc.INS_RDTSC, _RDTSC_HOOK, uc.SkipHook(on_rdtsc), rdtsc_words),
+            self._add_leaving_hook(uc.INS_CPUID, native.SKIP_HOOK, uc.SkipHook(on_cpuid), cpuid_words),
+            self._add_leaving_hook(uc.INS_RDTSC, native.SKIP_HOOK, uc.SkipHook(on_rdtsc), rdtsc_words),
             self._add_sysenter_hook(),
-            self._add_refusing_hook(uc.INS_IN, _IN_HOOK, uc.InHook(on_in), in_words),
-            self._add_refusing_hook(uc.INS_OUT, _OUT_HOOK, uc.OutHook(on_out), out_words),
+            self._add_leaving_hook(uc.INS_IN, native.IN_HOOK, uc.InHook(on_in), in_words),
+            self._add_leaving_hook(uc.INS_OUT, native.OUT_HOOK, uc.OutHook(on_out), out_words),
         ]
 
     def disconnect(self) -> None:
@@ -312,32 +361,159 @@ class Processor:
     # --- running -----------------------------------------------------------------------------------------------
 
     def run(self, microseconds: int = 0) -> None:
-        """Let the loaded vCPU run until it is stopped, the code budget is spent, or the host's time is over.
+        """Let the loaded vCPU run until it is stopped, or its time is over.
 
-        Raises what a trap handler raised, and ProcessorError when the emulator gave up by itself.
+        Its time: `microseconds` of the host's, or where code is counted, until the first instruction boundary at
+        which the budget is spent. Raises what a trap handler raised, and ProcessorError when the emulator gave up
+        by itself.
         """
-        state = self.state
-        state.i[OLD_EXCEPTION] = NO_EXCEPTION
         self.stop_requested = False
-        self.budget[3] = 0
-        if microseconds:
-            self._alarm = self._alarm or Alarm(self.handle)
-            self._alarm.set(microseconds)
+        if not self.counts_code:
+            self.set_alarm(microseconds)
+            self._start()
+            self.set_alarm(0)
+            return
+        budget = self.budget
+        while budget[0] > 0 and not budget[native.HALT]:
+            self._start()
+            self.settle()
+            rest = budget[0]
+            if self.stop_requested or rest <= 0 or budget[native.HALT]:
+                return
+            self._run_limited(*self._measure(rest))
+            if self.stop_requested:
+                return
+
+    def step(self) -> None:
+        """Let the loaded vCPU execute one instruction, or take the trap that it meets; needs the code clock.
+
+        Each repetition of a REP string instruction is one, as for the processor's own single-step trap.
+        """
+        self.stop_requested = False
+        self._run_limited(1, self._block_of(1))
+
+    def _start(self) -> None:
+        """Run the emulator until something stops it."""
+        state, budget = self.state, self.budget
+        state.i[OLD_EXCEPTION] = NO_EXCEPTION
+        budget[native.BLOCK_SIZE] = 0
+        self._early_fetch = _NOWHERE
         error = uc.uc_emu_start(self.handle, state.q[RIP], NO_ADDRESS, 0, 0)
-        if microseconds and self._alarm:
-            self._alarm.set(0)
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
         if error:
             raise ProcessorError(f"the emulator stopped at RIP {state.q[RIP]:#x}: {uc.uc_strerror(error).decode()}")
-        if self.counts_code and not self.stop_requested and self.budget[0] >= 0:
+        if self.counts_code and not self.stop_requested and budget[0] >= 0 and not budget[native.HALT]:
             raise ProcessorError(f"the emulator gave up at RIP {state.q[RIP]:#x}: a fault within a fault")
 
+    def _run_limited(self, count: int, size: int) -> None:
+        """Run a block of `count` instructions that are `size` bytes, and then stop, whatever the budget is.
+
+        QEMU makes such a block when CPUState.cflags_next_tb asks for one (cpu_exec), and keeps it beside others
+        that begin there, so that nothing is flushed. A trap on the way ends it, and so does every block that it meets.
+        """
+        budget = self.budget
+        budget[native.EXEMPT_BUDGET] = budget[0] - size
+        self._block[native.EXEMPT_ADDRESS] = self.state.q[RIP] + self.state.q[CS_BASE] & MASK64
+        self._counters[8 * native.HALT] = 1
+        self._next_block[0] = count
+        try:
+            self._start()
+        finally:
+            self._next_block[0] = MASK32
+            self._counters[8 * native.HALT] = 0
+            budget[native.EXEMPT_BUDGET] = native.NO_BUDGET
+        self.settle()
+
+    def _block_of(self, count: int) -> int:
+        """Bytes of the block of at most `count` instructions that begins at RIP; 0 where the fetch of it faults.
+
+        It is translated, and stopped by the hook before its first instruction.
+        """
+        budget = self.budget
+        saved = budget[0]
+        budget[0] = -1
+        self._next_block[0] = count
+        self._measuring = True
+        try:
+            self._start()
+            return budget[native.BLOCK_SIZE]
+        finally:
+            self._measuring = False
+            self._next_block[0] = MASK32
+            self.stop_requested = False
+            budget[native.BLOCK_SIZE], budget[0] = 0, saved
+
+    def _measure(self, rest: int) -> tuple[int, int]:
+        """The least number of instructions at RIP that are `rest` bytes or more, and their bytes.
+
+        A block that is longer begins there. The emulator itself is asked, as lengths are what it takes them for.
+        """
+        low, high, total = 0, min(rest, _MOST_INSTRUCTIONS), 0
+        below = 0  # bytes of the first `low` instructions
+        while high - low > 1:
+            middle = min(low + 1 + (rest - below) // 4, high - 1)
+            found = self._block_of(middle)
+            if found >= rest or not found:  # 0: it extends into a page that is not there
+                high, total = middle, found
+            else:
+                low, below = middle, found
+        return high, total or self._block_of(high)
+
+    def _fetched_early(self) -> bool:
+        """A page fault on a fetch: is it too early, as an instruction further on in the block has met it?
+
+        The emulator fetches a whole block before its first instruction runs; where it extends into a page that is
+        not there, the processor would have run all before the boundary first. So one instruction runs alone, until
+        the fault comes for the one that it belongs to.
+        """
+        q, budget = self.state.q, self.budget
+        if self._measuring:
+            self.stop()
+            return True
+        if not (q[CR2] ^ (q[RIP] + q[CS_BASE])) >> 12:
+            return False
+        here = (q[RIP], budget[0])
+        if here == self._early_fetch:  # it is the very instruction that extends over the boundary
+            self._early_fetch = _NOWHERE
+            return False
+        self._early_fetch = here
+        self._next_block[0] = 1
+        return True
+
     def stop(self) -> None:
-        """Stop at the next block of guest code (from a trap handler: when it returns)."""
+        """From a trap handler: stop when it returns. The vCPU is done with its slice."""
         self.stop_requested = True
         uc.uc_emu_stop(self.handle)
+
+    def pause(self) -> None:
+        """From anywhere: stop soon, at a block's start, so that running on is as if nothing had been."""
+        if self.counts_code:
+            self._counters[native.PAUSE_BYTE] = 1
+        else:
+            self.stop()
+
+    @property
+    def paused(self) -> bool:
+        """Was `pause` called, or did the alarm sound, since `go_on`?"""
+        return bool(self._counters[native.PAUSE_BYTE])
+
+    def go_on(self) -> None:
+        """Forget that `pause` was called."""
+        self._counters[native.PAUSE_BYTE] = 0
+
+    def set_alarm(self, microseconds: int) -> None:
+        """Pause (without the code clock: stop) after so much of the host's time; 0 takes the alarm back."""
+        if self._alarm is None or self._alarm.process != os.getpid():  # a fork has no timers
+            if not microseconds:
+                return
+            if self.counts_code:
+                flag = ctypes.addressof(ctypes.c_char.from_buffer(self._counters, native.PAUSE_BYTE))
+                self._alarm = Alarm(self._machine_code(native.SET_BYTE), flag)
+            else:
+                self._alarm = Alarm(ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0, self.handle)
+        self._alarm.set(microseconds)
 
     def settle(self) -> None:
         """At a trap: give the bytes of the current block behind RIP back to the budget; they were not executed.
