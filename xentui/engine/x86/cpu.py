@@ -20,7 +20,6 @@ import platform
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
 
 from xentui.engine.x86 import native
 from xentui.engine.x86 import unicorn_api as uc
@@ -41,15 +40,10 @@ from xentui.engine.x86.state import (
     EF_DF,
     EF_FIXED,
     EFLAGS,
-    ERROR_CODE,
-    EXCEPTION_IS_INT,
-    HF_CS64,
-    HFLAGS,
     MASK32,
     MASK64,
     NO_EXCEPTION,
     OLD_EXCEPTION,
-    RAX,
     RIP,
     TLB_WINDOW_BEGIN,
     TLB_WINDOW_STEP,
@@ -57,6 +51,7 @@ from xentui.engine.x86.state import (
     UC_NO_EXIT_REQUEST,
     State,
 )
+from xentui.engine.x86.trap_hooks import TrapHandlers, TrapHooks
 
 CR0_VALUE = 0x8005_0033  # PG AM WP NE ET MP PE
 CR4_VALUE = 0x0000_0620  # OSXMMEXCPT OSFXSR PAE
@@ -71,22 +66,6 @@ _PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF
 _NOWHERE = (0, native.NO_BUDGET)
 _FETCH = 16  # page-fault error code: the access was an instruction fetch
 _MOST_INSTRUCTIONS = 512  # of a block (QEMU: TCG_MAX_INSNS)
-
-
-class TrapHandlers(Protocol):
-    """Who takes the traps. `exception` and `interrupt` get the vector; RIP lies at the instruction for exceptions
-    that are faults and behind it for traps and INT n. The port handlers are asked for every IN and OUT, whatever the
-    ring; None or False means that the guest may not, which comes back as exception #GP. So it is with RDTSC. Where
-    the instruction does not end its block (CPUID, IN, OUT, RDTSC), `unexecuted` says what is left of it."""
-
-    def exception(self, vector: int) -> None: ...
-    def interrupt(self, vector: int) -> None: ...
-    def syscall(self) -> None: ...
-    def invalid_opcode(self) -> None: ...
-    def cpuid(self) -> None: ...
-    def rdtsc(self) -> bool: ...
-    def port_in(self, port: int, size: int) -> int | None: ...
-    def port_out(self, port: int, size: int, value: int) -> bool: ...
 
 
 class ProcessorError(RuntimeError):
@@ -107,29 +86,33 @@ class Processor:
             uc.uc_mem_map_ptr(self.handle, 0, ram_size, uc.PROT_ALL, ram_address), "giving the emulator its memory"
         )
         ctypes.c_uint8.from_address(self.handle + UC_NO_EXIT_REQUEST).value = 1
-        self._cpu = ctypes.c_uint64.from_address(self.handle + UC_CPU).value
-        env = self._cpu + CPU_ENV
+        self.cpu = ctypes.c_uint64.from_address(self.handle + UC_CPU).value
+        env = self.cpu + CPU_ENV
         self.state = State.at(env)
-        self._env = env
+        self.env = env
         self._tlb_windows = self._find_tlb_windows(env)
         self._flushes = 0
-        self.flush_page: Callable[[int], None] = partial(uc.tlb_flush_page, self._cpu)
+        self.flush_page: Callable[[int], None] = partial(uc.tlb_flush_page, self.cpu)
         """Drop the translation of the page at an address."""
         self._set_control_registers()
         self.vcpu: object | None = None
         """Whose state is loaded; the processor only carries it."""
         self.failure: BaseException | None = None
-        self._keep: list[object] = []
+        self.keep: list[object] = []
         self._alarm: Alarm | None = None
         self._hooks: list[int] = []
         self.budget = self._block_hook(count_code)
         self.counts_code = count_code
         self.stop_requested = False
         self._next_block = (
-            memoryview((ctypes.c_uint32 * 1).from_address(self._cpu + CFLAGS_NEXT_BLOCK)).cast("B").cast("I")
+            memoryview((ctypes.c_uint32 * 1).from_address(self.cpu + CFLAGS_NEXT_BLOCK)).cast("B").cast("I")
         )
+        if self._next_block[0] != MASK32:
+            raise uc.UnicornMismatchError(
+                f"the emulator's CPUState is not what this engine expects; pip install unicorn=={uc.VERSION}"
+            )
         self._early_fetch = _NOWHERE
-        """Where, and with what budget left, a fetch faulted before its turn; see `_fetched_early`."""
+        """Where, and with what budget left, a fetch faulted before its turn; see `fetched_early`."""
         self._measuring = False
         self._pin_tlb_windows()
         self.reset_state = self.state.save()
@@ -168,73 +151,20 @@ class Processor:
         words[native.STOP_FUNCTION] = ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0
         words[native.EXEMPT_BUDGET] = native.NO_BUDGET
         if install:
-            self._add_hook(uc.HOOK_BLOCK, self._machine_code(native.BLOCK_HOOK), ctypes.addressof(words))
-        self._keep.append(words)
+            self.add_hook(uc.HOOK_BLOCK, self.machine_code(native.BLOCK_HOOK), ctypes.addressof(words))
+        self.keep.append(words)
         self._counters = memoryview(words).cast("B")
         self._block = self._counters.cast("Q")
         return self._counters.cast("q")
 
-    def _machine_code(self, code: bytes) -> int:
+    def machine_code(self, code: bytes) -> int:
         """The address of a page with these instructions."""
         page = native.MachineCode(code)
-        self._keep.append(page)
+        self.keep.append(page)
         return page.address
 
-    def _add_leaving_hook(self, instruction: int, code: bytes, hook: Any, words: Any) -> int:
-        """A hook of CPUID, IN, OUT or RDTSC that can leave the instruction; `words` is its structure (see `native`)."""
-        words[native.PYTHON_HOOK] = ctypes.cast(hook, ctypes.c_void_p).value or 0
-        self._keep += [hook, words]
-        return self._add_hook(uc.HOOK_INSN, self._machine_code(code), ctypes.addressof(words), instruction)
-
-    def _add_sysenter_hook(self) -> int:
-        words = (ctypes.c_uint64 * 4)()
-        self._refuse(words)
-        self._keep.append(words)
-        code = self._machine_code(native.SYSENTER_HOOK)
-        return self._add_hook(uc.HOOK_INSN, code, ctypes.addressof(words), uc.INS_SYSENTER)
-
-    def _refuse(self, words: Any) -> None:
-        """Let the native hook with this structure raise #GP(0) when its Python hook returns."""
-        words[native.ARGUMENT] = self._env
-        words[native.FUNCTION] = ctypes.cast(uc.raise_exception_err, ctypes.c_void_p).value or 0
-        words[native.LEAVES] = 1
-
-    def _leave(self, words: Any, value: int = -1, size: int = 4) -> None:
-        """Behind CPUID, IN, OUT or RDTSC: if time is up there, end the block there, which else ran to its end.
-
-        `value`: what IN has read, as that is not in its register yet. Only the instructions whose length is known
-        here: INS and OUTS, from ports that no guest has, are left to end with their block.
-        """
-        q, budget = self.state.q, self.budget
-        length = self._emulated_length()
-        behind = self._block[2] + budget[3] - (q[RIP] + q[CS_BASE]) - length
-        if not length or not budget[3] or (budget[0] + behind > 0 and not self.stop_requested):
-            return
-        if value >= 0:
-            mask = (1 << 8 * size) - 1
-            q[RAX] = value & mask | (q[RAX] & ~mask & MASK64 if size < 4 else 0)
-        q[RIP] += length
-        budget[0] += behind
-        budget[3] = 0
-        words[native.ARGUMENT] = self._cpu
-        words[native.FUNCTION] = ctypes.cast(uc.cpu_loop_exit_noexc, ctypes.c_void_p).value or 0
-        words[native.LEAVES] = 1
-
-    def _emulated_length(self) -> int:
-        """Bytes of the CPUID, RDTSC, IN or OUT that RIP is at; 0: it is none of these."""
-        q = self.state.q
-        code = (ctypes.c_uint8 * 16)()
-        address = q[RIP] + q[CS_BASE]
-        if uc.cpu_memory_rw_debug(self._cpu, address, code, 15, 0):
-            uc.cpu_memory_rw_debug(self._cpu, address, code, min(15, 4096 - (address & 4095)), 0)
-        at, wide = 0, self.state.i[HFLAGS] & HF_CS64
-        while at < 14 and (code[at] in _PREFIXES or (wide and 0x40 <= code[at] < 0x50)):
-            at += 1
-        if code[at] == 0x0F:
-            return at + 2 if code[at + 1] in (0xA2, 0x31) else 0
-        return at + 2 if 0xE4 <= code[at] <= 0xE7 else at + 1 if 0xEC <= code[at] <= 0xEF else 0
-
-    def _add_hook(self, kind: int, callback: object, data: int = 0, *extra: int) -> int:
+    def add_hook(self, kind: int, callback: object, data: int = 0, *extra: int) -> int:
+        """Add a hook of Unicorn's, an address or a ctypes function, kept alive; `extra` is what its kind takes."""
         hook = ctypes.c_size_t()
         target = ctypes.c_void_p(callback) if isinstance(callback, int) else callback
         error = uc.uc_hook_add(
@@ -248,95 +178,12 @@ class Processor:
             *(ctypes.c_int(value) for value in extra),
         )
         uc.check(error, "adding a hook")
-        self._keep.append(callback)
+        self.keep.append(callback)
         return hook.value or 0
 
     def connect(self, handlers: TrapHandlers) -> None:
         """Hand every trap to `handlers` from now on. An exception of theirs stops the processor; `run` raises it."""
-        i = self.state.i
-        exception, interrupt = handlers.exception, handlers.interrupt
-        syscall, invalid = handlers.syscall, handlers.invalid_opcode
-        cpuid, rdtsc = handlers.cpuid, handlers.rdtsc
-        port_in, port_out = handlers.port_in, handlers.port_out
-        failed = self._failed
-        refuse, leave, budget = self._refuse, self._leave, self.budget
-        fetched_early = self._fetched_early
-        in_words, out_words, rdtsc_words, cpuid_words = ((ctypes.c_uint64 * 4)() for _ in range(4))
-
-        def on_interrupt(_uc: int, vector: int, _data: int) -> None:
-            try:
-                if i[EXCEPTION_IS_INT]:
-                    interrupt(vector)
-                elif vector != 14 or not i[ERROR_CODE] & _FETCH or not fetched_early():
-                    exception(vector)
-                i[OLD_EXCEPTION] = NO_EXCEPTION
-            except BaseException as error:
-                failed(error)
-
-        def on_syscall(_uc: int, _data: int) -> None:
-            try:
-                syscall()
-            except BaseException as error:
-                failed(error)
-
-        def on_invalid(_uc: int, _data: int) -> bool:
-            try:
-                invalid()
-                i[OLD_EXCEPTION] = NO_EXCEPTION
-            except BaseException as error:
-                failed(error)
-            return True
-
-        def on_rdtsc(_uc: int, _data: int) -> int:
-            try:
-                if not rdtsc():
-                    refuse(rdtsc_words)
-                elif budget[0] <= 0 or self.stop_requested:
-                    leave(rdtsc_words)
-            except BaseException as error:
-                failed(error)
-            return 1
-
-        def on_cpuid(_uc: int, _data: int) -> int:
-            try:
-                cpuid()
-                if budget[0] <= 0 or self.stop_requested:
-                    leave(cpuid_words)
-            except BaseException as error:
-                failed(error)
-            return 1
-
-        def on_in(_uc: int, port: int, size: int, _data: int) -> int:
-            try:
-                value = port_in(port, size)
-                if value is not None:
-                    if budget[0] <= 0 or self.stop_requested:
-                        leave(in_words, value, size)
-                    return value
-                refuse(in_words)
-            except BaseException as error:
-                failed(error)
-            return MASK32
-
-        def on_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
-            try:
-                if not port_out(port, size, value):
-                    refuse(out_words)
-                elif budget[0] <= 0 or self.stop_requested:
-                    leave(out_words)
-            except BaseException as error:
-                failed(error)
-
-        self._hooks = [
-            self._add_hook(uc.HOOK_INTR, uc.InterruptHook(on_interrupt)),
-            self._add_hook(uc.HOOK_INSN_INVALID, uc.InvalidHook(on_invalid)),
-            self._add_hook(uc.HOOK_INSN, uc.SyscallHook(on_syscall), 0, uc.INS_SYSCALL),
-            self._add_leaving_hook(uc.INS_CPUID, native.SKIP_HOOK, uc.SkipHook(on_cpuid), cpuid_words),
-            self._add_leaving_hook(uc.INS_RDTSC, native.SKIP_HOOK, uc.SkipHook(on_rdtsc), rdtsc_words),
-            self._add_sysenter_hook(),
-            self._add_leaving_hook(uc.INS_IN, native.IN_HOOK, uc.InHook(on_in), in_words),
-            self._add_leaving_hook(uc.INS_OUT, native.OUT_HOOK, uc.OutHook(on_out), out_words),
-        ]
+        self._hooks = TrapHooks(self, handlers).hooks
 
     def disconnect(self) -> None:
         """Take the hooks of `connect` out again."""
@@ -344,7 +191,7 @@ class Processor:
             uc.check(uc.uc_hook_del(self.handle, hook), "removing a hook")
         self._hooks = []
 
-    def _failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
         """Keep the first exception of a hook (one must not cross the C code between) and stop."""
         if self.failure is None:
             self.failure = error
@@ -461,7 +308,7 @@ class Processor:
                 low, below = middle, found
         return high, total or self._block_of(high)
 
-    def _fetched_early(self) -> bool:
+    def fetched_early(self) -> bool:
         """A page fault on a fetch: is it too early, as an instruction further on in the block has met it?
 
         The emulator fetches a whole block before its first instruction runs; where it extends into a page that is
@@ -510,7 +357,7 @@ class Processor:
                 return
             if self.counts_code:
                 flag = ctypes.addressof(ctypes.c_char.from_buffer(self._counters, native.PAUSE_BYTE))
-                self._alarm = Alarm(self._machine_code(native.SET_BYTE), flag)
+                self._alarm = Alarm(self.machine_code(native.SET_BYTE), flag)
             else:
                 self._alarm = Alarm(ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0, self.handle)
         self._alarm.set(microseconds)
@@ -541,7 +388,7 @@ class Processor:
         state = self.state
         if state.i[CC_OP] == CC_OP_EFLAGS:
             return state.q[EFLAGS] | state.q[CC_SRC] | (EF_DF if state.i[DF] & 0x8000_0000 else 0)
-        return int(uc.read_eflags(self._env))
+        return int(uc.read_eflags(self.env))
 
     def write_flags(self, value: int) -> None:
         """Set RFLAGS; the caller decides which bits a guest may change."""
@@ -561,11 +408,11 @@ class Processor:
     def flush_tlb(self) -> None:
         """Drop every translation."""
         self._pin_tlb_windows()
-        uc.tlb_flush(self._cpu)
+        uc.tlb_flush(self.cpu)
 
     def flush_code(self) -> None:
         """Drop translated code: needed when memory that holds some was written behind the processor's back."""
-        uc.tb_flush(self._cpu)
+        uc.tb_flush(self.cpu)
 
     def _pin_tlb_windows(self) -> None:
         """Let the emulator's TLB change its size by the number of flushes, never by the host's clock.
