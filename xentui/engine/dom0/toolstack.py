@@ -151,6 +151,7 @@ class Toolstack:
 
     def type(self, domain: Domain, data: bytes) -> None:
         """Type into a domain's console."""
+        self.machine.end_idle()
         self.services[domain.id].console.type(data)
 
     # --- ending --------------------------------------------------------------------------------------------------
