@@ -74,6 +74,15 @@ class GuestSpec:
     """One line each, to be shown to the user: keys that have no effect, and the like."""
 
 
+def total_memory(specs: Iterable[GuestSpec]) -> int:
+    """MiB that all guests need together. Raises ConfigError if the host has not so much."""
+    wanted = sum(max(spec.memory, spec.maxmem) for spec in specs)
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    if wanted > host:
+        raise ConfigError(f"the guests want {wanted} MiB of memory and this host has {host}: give them less (--memory)")
+    return wanted
+
+
 def built_in_guests() -> list[str]:
     """The names of the guests that come with the package, sorted."""
     return sorted(path.name for path in GUESTS_FOLDER.glob("*[a-z]??") if path.name.endswith(("32", "64")))

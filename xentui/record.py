@@ -26,6 +26,7 @@ _SHOW_SECONDS = 2.0
 
 def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
     """Run `specs` as the options say; the exit status."""
+    from xentui.config import ConfigError, total_memory
     from xentui.engine.machine import Machine
     from xentui.engine.x86.unicorn_api import UnicornMismatchError
     from xentui.engine.xen.elf import ImageError
@@ -41,9 +42,8 @@ def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
 
     try:
         check_path(options.record)
-        memory = _memory(specs)
         machine = Machine(
-            memory,
+            total_memory(specs),
             pace=options.pace,
             seed=options.seed,
             direct_traps=not options.no_direct_trap,
@@ -58,24 +58,9 @@ def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
             machine.trace.flush()
             writer.close(summary)
         return status
-    except (ImageError, OutOfMemory, RecordingError, UnicornMismatchError, _TooMuchMemory) as error:
+    except (ImageError, OutOfMemory, RecordingError, UnicornMismatchError, ConfigError) as error:
         print(f"xentui: {error}", file=sys.stderr)
         return EXIT_USAGE
-
-
-class _TooMuchMemory(ValueError):
-    """The host has not so much memory."""
-
-
-def _memory(specs: list[GuestSpec]) -> int:
-    """MiB that all guests need together, if the host has them."""
-    wanted = sum(max(spec.memory, spec.maxmem) for spec in specs)
-    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
-    if wanted > host:
-        raise _TooMuchMemory(
-            f"the guests want {wanted} MiB of memory and this host has {host}: give them less (--memory)"
-        )
-    return wanted
 
 
 def _header(

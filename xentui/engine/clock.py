@@ -92,9 +92,10 @@ class FastClock:
     def __init__(self) -> None:
         self.origin = time.monotonic_ns()
         self.deadline = 0
+        self._frozen: int | None = None
 
     def now(self) -> int:
-        return time.monotonic_ns() - self.origin
+        return time.monotonic_ns() - self.origin if self._frozen is None else self._frozen
 
     def position(self) -> int:
         return self.now() << 1
@@ -109,3 +110,14 @@ class FastClock:
         ahead = (position >> 1) - self.now()
         if ahead > 0:
             self.origin -= ahead
+
+    def freeze(self) -> None:
+        """Let time stand still until `thaw`: nobody runs, or the machine is put by as a snapshot."""
+        if self._frozen is None:
+            self._frozen = self.now()
+
+    def thaw(self) -> None:
+        """Go on from the moment of `freeze`."""
+        if self._frozen is not None:
+            self.origin = time.monotonic_ns() - self._frozen
+            self._frozen = None

@@ -51,6 +51,7 @@ class Machine(RunLoop):
         wall_clock: int = DEFAULT_WALL_CLOCK,
         direct_traps: bool = True,
         trace_records: int = 1 << 16,
+        trace_buffer: memoryview | None = None,
         flush: Flush | None = None,
     ) -> None:
         if pace not in PACES:
@@ -66,7 +67,7 @@ class Machine(RunLoop):
         self.processor = Processor(ctypes.addressof(self._anchor), self.ram_size, count_code=pace == "exact")
         selftest.run(self.processor, ram)
         self.clock = ExactClock(self.processor.budget) if pace == "exact" else FastClock()
-        self.trace = TraceRing(trace_records, flush=flush)
+        self.trace = TraceRing(trace_records, trace_buffer, flush)
         frames = FrameTable(guest_frames + xen_frames, seed, xen_frames)
         self.hv = Hypervisor(ram, frames, self.clock, self.trace)
         self.hv.wall_clock = wall_clock

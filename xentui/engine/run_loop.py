@@ -261,6 +261,10 @@ class RunLoop:
         self._schedules += 1
         heappush(self._scheduled, (position, self._schedules, action))
 
+    def unschedule(self) -> None:
+        """Forget every action that is still to come."""
+        self._scheduled.clear()
+
     def _machine(self) -> Machine:
         """The whole of it."""
         raise TypeError("a run loop runs as part of a machine")
