@@ -28,6 +28,7 @@ could ever happen again.
 examples:
   xentui --record hello.xtrace hello64 --input 'poweroff\\n'
   xentui --record grub.xtrace /usr/lib/grub-xen/grub-x86_64-xen.bin --input 'help\\nhalt\\n'
+  xentui export hello.xtrace --format perfetto -o hello.json
   xentui --record linux.xtrace vmlinuz-6.1.0-amd64 --ramdisk initrd.gz --cmdline console=hvc0 --memory 512
 """
 
@@ -155,6 +156,10 @@ def run(arguments: list[str]) -> int:
     """Obey the command line; the exit status. Every error is one line on stderr."""
     from xentui.config import ConfigError, built_in_guests
 
+    if arguments[:1] == ["export"]:
+        from xentui.export import run as export
+
+        return export(arguments[1:])
     try:
         options = build_parser(built_in_guests()).parse_args(arguments)
         if options.record is None:
