@@ -80,7 +80,7 @@ def test_what_changed_is_lit(machine: Machine) -> None:
 
 def test_breakpoint_and_run_to_the_cursor(machine: Machine) -> None:
     async def steps(app: PaneApp, pilot: Pilot[None]) -> None:
-        await pilot.press("b", "up", "b", "enter", "home", "w")
+        await pilot.press("b", "up", "b", "enter", "full_stop", "o")
         await pilot.pause()
         rip = 0xC00003A7
         assert [type(message) for message in app.posted] == [Pane.Break, Pane.Break, Pane.RunTo, Pane.WhoWrote]
@@ -93,10 +93,10 @@ def test_breakpoint_and_run_to_the_cursor(machine: Machine) -> None:
 
 def test_memory_at_an_expression(machine: Machine) -> None:
     async def steps(app: PaneApp, pilot: Pilot[None]) -> None:
-        await pilot.press("M", *"esp+4", "enter")
+        await pilot.press("A", *"esp+4", "enter")
         await pilot.pause()
         assert "esp+4 · machine frame 0x" in app.update()
-        await pilot.press("M", *"nowhere", "enter")
+        await pilot.press("A", *"nowhere", "enter")
         await pilot.pause()
         assert "'nowhere' is neither a register nor a symbol of hello32" in app.update()
 

@@ -37,21 +37,21 @@ only the hypervisor knows which is which.) The ring shown beside each selector s
 * **cr3** points to tables that the guest can read and not write (section 3.3.3).
 * Before RIP the code is a guess: x86 cannot be decoded backwards.
 
-Keys: **↑ ↓** move in the code · **b** breakpoint on the line · **Enter** go on from there · **a** another address ·
-**m** stack or memory · **M** memory at… · **w** who wrote this · **d v** another domain, vCPU · **f** follow again
+Keys: **↑ ↓** move in the code · **.** to RIP · **b** breakpoint on the line · **Enter** run to the line · **a** code
+at… · **A** memory at… · **k** stack or memory · **o** who wrote this · **d v** another domain, vCPU · **f** follow
 """
     BINDINGS: ClassVar = [
         Binding("up", "move(-1)", "Line up", show=False),
         Binding("down", "move(1)", "Line down", show=False),
         Binding("pageup", "move(-10)", "Page up", show=False),
         Binding("pagedown", "move(10)", "Page down", show=False),
-        Binding("home", "home", "To RIP", show=False),
+        Binding("full_stop", "to_rip", "To RIP"),
         Binding("b", "breakpoint", "Breakpoint"),
         Binding("enter", "run_here", "Run to here"),
         Binding("a", "address", "Code at…"),
-        Binding("m", "side", "Stack/memory"),
-        Binding("M", "dump", "Memory at…"),
-        Binding("w", "who_wrote", "Who wrote"),
+        Binding("k", "side", "Stack/memory"),
+        Binding("A", "dump", "Memory at…"),
+        Binding("o", "who_wrote", "Who wrote"),
         Binding("d", "domain(1)", "Domain"),
         Binding("v", "vcpu(1)", "vCPU"),
         Binding("f", "follow", "Follow"),
@@ -290,7 +290,7 @@ Keys: **↑ ↓** move in the code · **b** breakpoint on the line · **Enter** 
             self.code_at = self.cursor = code[0 if row < 0 else -1]["address"]
         self.redraw()
 
-    def action_home(self) -> None:
+    def action_to_rip(self) -> None:
         """Back to RIP."""
         self.code_at = self.cursor = None
         self.redraw()

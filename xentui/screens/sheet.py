@@ -179,6 +179,12 @@ class SheetPane(Pane):
         """The latest status: what came with the answers, or before the first ones the engine's own."""
         return self.status or getattr(getattr(self.app, "engine", None), "status", None)
 
+    def act(self, kind: str, domain: int | None, *arguments: Any) -> None:
+        """Ask for an influence on a domain, or on the machine."""
+        from xentui.engine.actions import Action
+
+        self.post_message(self.Act(Action(kind, dict(self.domains()).get(domain), arguments)))
+
     # --- whose ------------------------------------------------------------------------------------------------------
 
     def domains(self) -> list[tuple[int, str]]:
