@@ -43,7 +43,7 @@ Events*. Domains call Xen by **hypercalls**; Xen notifies domains by an asynchro
 the place of device interrupts. Each event is one bit: it says *that* something happened, not how often or what.
 
 * **Pending events** are a bitmask that Xen sets before it calls the guest's *event-callback handler*. The handler
-  clears them. Here the bits lie as they lie in `shared_info`: a row is one word of `evtchn_pending` and of `evtchn_mask`.
+  clears them. Here the bits lie as in `shared_info`: a row is one word of `evtchn_pending` and of `evtchn_mask`.
 * A **selector** word in each `vcpu_info` says which words are worth a look (▸); `evtchn_upcall_pending` says that the
   selector is. So a guest finds one of thousands of events with two bit scans.
 * **upcalls masked**: the guest may defer all events by a flag that Xen reads, "analogous to disabling interrupts on a
