@@ -8,6 +8,7 @@ virtual time each.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from xentui.config import GuestSpec, resolve_guest
@@ -27,9 +28,16 @@ class FakeConsoleLog:
     def __init__(self) -> None:
         self.pieces: list[tuple[int, bytes]] = []
 
-    def upto(self, time: int) -> bytes:
+    def upto(self, time: int) -> list[tuple[int, bytes]]:
         """All that was printed until a time."""
-        return b"".join(data for when, data in self.pieces if when <= time)
+        return [piece for piece in self.pieces if piece[0] <= time]
+
+
+@dataclass
+class FakeBranch:
+    """A course of events."""
+
+    end_time: int
 
 
 class FakeEngine:
@@ -39,8 +47,9 @@ class FakeEngine:
         self.specs = [resolve_guest(guest) if isinstance(guest, str) else guest for guest in guests]
         self.calls: list[tuple[Any, ...]] = []
         self.consoles: dict[int, FakeConsoleLog] = {}
-        self.breakpoints: list[Any] = []
-        self.branches = ["the first history"]
+        self.log: list[tuple[int, str]] = []
+        self.breakpoints: dict[int, Any] = {}
+        self.branches = [FakeBranch(0)]
         self.failure = ""
         self._events: list[messages.Event] = []
         self._actions: list[tuple[int, Action]] = []
@@ -58,7 +67,7 @@ class FakeEngine:
     def _build(self) -> None:
         self._quiet = False
         self.machine = Machine(sum(max(spec.memory, spec.maxmem) for spec in self.specs))
-        self.machine.hv.on_log = lambda text: self._tell(messages.LogLine(self.machine.now(), text))
+        self.machine.hv.on_log = self._logged
         self.machine.toolstack.on_output = self._output
         self.machine.toolstack.on_end = lambda domain, reason: self._tell(
             messages.Ended(domain.id, domain.name, reason, self.machine.now())
@@ -71,8 +80,13 @@ class FakeEngine:
         if not self._quiet:
             self._events.append(event)
 
+    def _logged(self, text: str) -> None:
+        if not self._quiet:
+            self.log.append((self.machine.now(), text))
+            self._tell(messages.LogLine(self.machine.now(), text))
+
     def _output(self, domain: Any, data: bytes) -> None:
-        if self.machine.now() > self.end or not self._quiet:
+        if not self._quiet:
             self.consoles.setdefault(domain.id, FakeConsoleLog()).pieces.append((self.machine.now(), data))
         self._tell(messages.Output(domain.id, self.machine.now(), data))
 
@@ -168,8 +182,7 @@ class FakeEngine:
     def step(self, count: int = 1) -> None:
         self.calls.append(("step", count))
         self.machine.run(self.machine.now() + count)
-        self.end = max(self.end, self.machine.now())
-        self._why = "stepped"
+        self.end, self._why = max(self.end, self.machine.now()), "stepped"
         self._send_status()
 
     def step_back(self, count: int = 1) -> None:
@@ -183,7 +196,7 @@ class FakeEngine:
         if target < self.machine.now():
             self.machine.close()
             self._build()
-        self._quiet = True
+        self._quiet = target <= self.end
         for when, action in self._actions:
             if when <= target:
                 self.machine.run(when)
@@ -201,7 +214,7 @@ class FakeEngine:
         now = self.machine.now()
         if not self.at_end:
             self._branch += 1
-            self.branches.append(f"from {now} ns")
+            self.branches.append(FakeBranch(now))
             self._actions = [(when, each) for when, each in self._actions if when <= now]
             self.end = now
             for log in self.consoles.values():

@@ -16,7 +16,6 @@ from textual.app import App, SystemCommand
 from xentui.screens import themes
 from xentui.screens.actions import Command, by_key, load_table
 from xentui.screens.arrange import Arrange
-from xentui.screens.control import CommandError
 from xentui.screens.feed import RATE, Feed
 from xentui.screens.main import MainScreen
 from xentui.screens.pane import Pane
@@ -64,6 +63,10 @@ class XentuiApp(App[None], inherit_bindings=False):
         self.acted = False
         """Has the user done something to the run that would be lost?"""
         self._watched = -1
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Colours of ours that Textual's own themes do not name."""
+        return themes.DEFAULTS
 
     # --- start and end -----------------------------------------------------------------------------------------------
 
@@ -224,7 +227,7 @@ class XentuiApp(App[None], inherit_bindings=False):
     def _engine_failed(self, text: str, details: str) -> None:
         self.tell(f"the engine's process has ended: {text}. What is on the screen stays; q leaves.", "error")
         for line in details.splitlines():
-            self.feed.log.append((self.feed.status.time if self.feed.status else 0, line))
+            self.engine.log.append((self.feed.status.time if self.feed.status else 0, line))
 
     # --- what panes ask for ------------------------------------------------------------------------------------------
 
@@ -235,7 +238,10 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def on_pane_who_wrote(self, event: Pane.WhoWrote) -> None:
         """Go to what wrote a value."""
-        self.attempt(lambda: self.engine.who_wrote(event.what))
+        if hasattr(self.engine, "who_wrote"):
+            self.attempt(lambda: self.engine.who_wrote(event.what))
+        else:
+            self.tell("who wrote this cannot be found out here", "warning")
 
     def on_pane_act(self, event: Pane.Act) -> None:
         """Influence the machine."""

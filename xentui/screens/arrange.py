@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from xentui.screens import catalogue, layout
 from xentui.screens.actions import key_name
-from xentui.screens.control import Control, CommandError
+from xentui.screens.control import CommandError, Control
 from xentui.screens.dialogs import Choice, Help, Jump, Question
 
 if TYPE_CHECKING:

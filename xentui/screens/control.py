@@ -72,7 +72,7 @@ class Control:
 
     def do_over_back(self, argument: str) -> None:
         self._paused_first()
-        self.engine.step_over_back()
+        getattr(self.engine, "step_over_back", self.engine.step_back)()
 
     def _paused_first(self) -> None:
         if self.status.running:
@@ -156,10 +156,13 @@ class Control:
 
     def do_branch(self, argument: str) -> None:
         if argument:
-            self.engine.switch(_number(argument, 0))
+            number = _number(argument, 0)
+            if not 0 <= number < len(self.engine.branches):
+                raise CommandError(f"there is no branch {number}; there are {len(self.engine.branches)}")
+            self.engine.switch(number)
             return
         options = [
-            (str(number), str(number) if number < 10 else "", words.plain(str(branch)))
+            (str(number), str(number) if number < 10 else "", _branch_words(number, branch))
             for number, branch in enumerate(self.engine.branches)
         ]
         self.app.push_screen(Choice("Branches of history", options), self._switch)
@@ -172,15 +175,18 @@ class Control:
 
     def do_break(self, argument: str) -> None:
         kind, _, rest = argument.partition(" ")
-        number = self.engine.breakpoint(conditions.condition(kind, rest))
+        number = self.engine.add_breakpoint(conditions.condition(kind, rest))
         self.app.tell(f"breakpoint {number}: {argument}")
 
     def do_breakpoints(self, argument: str) -> None:
-        lines = [words.plain(str(each)) for each in self.engine.list_breakpoints()]
+        lines = [f"{number}: {words.plain(str(each))}" for number, each in self.engine.breakpoints.items()]
         self.app.tell("\n".join(lines) if lines else "no breakpoint is set: b sets one")
 
     def do_delete(self, argument: str) -> None:
-        self.engine.remove_breakpoint(_number(argument, 0))
+        number = _number(argument, 0)
+        if number not in self.engine.breakpoints:
+            raise CommandError(f"there is no breakpoint {number}; B lists them")
+        self.engine.remove_breakpoint(number)
 
     def _change_speed(self, step: int) -> None:
         speed = self.status.speed
@@ -282,6 +288,10 @@ class Control:
         self.engine.save(argument)
         self.app.acted = False
         self.app.tell(f"saved as {argument}")
+
+
+def _branch_words(number: int, branch: Any) -> str:
+    return f"branch {number}, to {words.clock(branch.end_time)}"
 
 
 def _number(text: str, default: int) -> int:

@@ -27,7 +27,7 @@ class Question(ModalScreen[bool]):
     Question > Vertical { width: auto; max-width: 70; height: auto; background: $surface; padding: 1 3;
         border-left: thick $accent; }
     Question Label { width: auto; max-width: 62; }
-    Question .keys { color: $text-muted; margin-top: 1; }
+    Question .keys { color: $muted; margin-top: 1; }
     """
 
     def __init__(self, text: str, yes: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from rich.cells import set_cell_size
@@ -65,10 +66,7 @@ class History:
     def spark(self, what: str, width: int, full: float = 0.0) -> str:
         """The newest samples as bars, the newest on the right; `full` is the highest bar (0: the most there was)."""
         samples = list(self.samples)[-width - 1 :]
-        rates = [
-            (getattr(new, what) - getattr(old, what)) / (new.time - old.time)
-            for old, new in zip(samples, samples[1:], strict=False)
-        ]
+        rates = [(getattr(new, what) - getattr(old, what)) / (new.time - old.time) for old, new in pairwise(samples)]
         top = full or max(rates, default=0) or 1
         bars = "".join(" " if rate <= 0 else BARS[min(7, int(rate / top * 8))] for rate in rates)
         return bars.rjust(width)
@@ -143,8 +141,8 @@ destroys it (asks), `+`/`-` give it memory or take it by its balloon, `N` create
         *("domains--head", "domains--muted", "domains--blue", "domains--orange", "domains--error", "domains--cursor"),
     }
     DEFAULT_CSS = """
-    Domains .domains--head { color: $text-muted; }
-    Domains .domains--muted { color: $text-muted; }
+    Domains .domains--head { color: $muted; }
+    Domains .domains--muted { color: $muted; }
     Domains .domains--blue { color: $primary; }
     Domains .domains--orange { color: $accent; }
     Domains .domains--error { color: $error; text-style: bold; }

@@ -28,8 +28,6 @@ class Feed:
         self.engine, self.panes = engine, panes
         self.status: Any = None
         self.failure = ""
-        self.log: list[tuple[int, str]] = []
-        """The hypervisor's log: (virtual ns, line)."""
         self.on_ended: Callable[[str, str], None] = lambda domain, reason: None
         """A domain, by name, has shut down, and how."""
         self.on_failure: Callable[[str, str], None] = lambda text, details: None
@@ -49,9 +47,6 @@ class Feed:
 
     def _statusevent(self, event: Any) -> None:
         self.status = self.engine.status
-
-    def _logline(self, event: Any) -> None:
-        self.log.append((event.time, event.text))
 
     def _ended(self, event: Any) -> None:
         if self.status is None or self.status.live:

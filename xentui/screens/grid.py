@@ -42,8 +42,8 @@ class PaneGrid(Container):
     PaneGrid { height: 1fr; width: 1fr; overflow: hidden; }
     PaneGrid > Pane {
         width: 1fr; height: 1fr; background: $background; color: $foreground;
-        border-top: solid $panel; border-title-color: $text-muted; border-title-style: none;
-        border-subtitle-color: $text-muted; padding: 0 0;
+        border-top: solid $panel; border-title-color: $muted; border-title-style: none;
+        border-subtitle-color: $muted; padding: 0 0;
     }
     PaneGrid > Pane:focus, PaneGrid > Pane:focus-within {
         border-top: heavy $primary; border-title-color: $primary; border-title-style: bold;

@@ -34,7 +34,7 @@ class StatusBar(Widget):
     StatusBar .bar--stop { background: $accent; color: $background; text-style: bold; }
     StatusBar .bar--fail { background: $error; color: $background; text-style: bold; }
     StatusBar .bar--key { color: $primary; text-style: bold; }
-    StatusBar .bar--muted { color: $text-muted; }
+    StatusBar .bar--muted { color: $muted; }
     """
 
     def __init__(self, commands: dict[str, Command]) -> None:

@@ -1,7 +1,7 @@
 """The console's two themes. Blue and orange carry the meaning, which the colour-blind tell apart; red and green do not.
 
 `$primary` (blue) is what is current or runs, `$accent` (orange) what has stopped or wants attention, `$error`
-(vermilion, always with a word or sign) what has crashed. `$text-muted` is for what frames the facts.
+(vermilion, always with a word or sign) what has crashed. `$muted` is for what frames the facts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ DARK = Theme(
     panel="#2b3642",
     dark=True,
     variables={
+        "muted": "#8593a1",
         "block-cursor-background": "#24507d",
         "block-cursor-foreground": "#ffffff",
         "input-selection-background": "#24507d",
@@ -41,8 +42,12 @@ LIGHT = Theme(
     panel="#c9ced4",
     dark=False,
     variables={
+        "muted": "#66717c",
         "block-cursor-background": "#bcd9f7",
         "block-cursor-foreground": "#10202f",
         "input-selection-background": "#bcd9f7",
     },
 )
+
+DEFAULTS = {"muted": "#8593a1"}
+"""Variables of ours, for themes that do not have them."""
