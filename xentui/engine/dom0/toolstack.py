@@ -94,7 +94,7 @@ class Toolstack:
         time.update_wall_clock(domain)
         for vcpu in domain.vcpus:
             time.update_time(vcpu)
-            machine.scheduler.add(vcpu)
+            machine.scheduler.add(vcpu, spec.cpu_weight, spec.cap)
         return domain
 
     def _serve(self, domain: Domain, spec: GuestSpec) -> None:

@@ -94,6 +94,8 @@ class Vcpu:
         """vcpu_info: byte 0 is evtchn_upcall_pending, byte 1 evtchn_upcall_mask."""
         self.info_frame, self.info_offset = NO_FRAME, 0
         self.online = False
+        self.parked = False
+        """The scheduler does not let it run for now, because its domain has used more than its cap."""
         self.runstate = OFFLINE
         self.runstate_since = 0
         self.runstate_time = [0, 0, 0, 0]
@@ -110,6 +112,11 @@ class Vcpu:
     def name(self) -> str:
         """`d1v0`, as Xen's log has it."""
         return f"d{self.domain.id}v{self.id}"
+
+    @property
+    def runnable(self) -> bool:
+        """May it run, unless it is blocked? (Xen: vcpu_runnable)"""
+        return self.online and not self.parked and self.domain.runnable
 
     @property
     def in_kernel(self) -> bool:
