@@ -174,7 +174,7 @@ def test_asking_more_often_changes_nothing(name: str) -> None:
     assert history([1 << 62]) == history([1 << 62, 17_000, 1_234_567])
 
 
-def _kicks(vcpu: Vcpu):  # noqa: ANN202
+def _kicks(vcpu: Vcpu):
     return lambda: schedule.kick(vcpu)
 
 

@@ -188,6 +188,8 @@ class Domain:
         self.announced_shutdown_code: int | None = None
         """The reason that the domain gave in advance (SCHEDOP_shutdown_code); it counts before all later ones."""
         self.crash_reason = ""
+        self.crashed_vcpu: Vcpu | None = None
+        """The vCPU that made the domain crash."""
         self.console_io_line = bytearray()
         """What it has written by CONSOLEIO_write of a line not ended yet."""
         self.paused = 0
