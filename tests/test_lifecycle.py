@@ -1,4 +1,4 @@
-"""What domain 0 does to domains: pause, suspend and resume, crash and core, rename, balloon, destroy; and what it tells."""
+"""What domain 0 does to domains: pause, suspend and resume, crash and core, rename, destroy; and what it tells."""
 
 from __future__ import annotations
 
@@ -365,7 +365,7 @@ def bring(state: str, width: int, tmp_path: Path) -> Run:
 @pytest.mark.parametrize("state", STATES)
 def test_destroying_frees_everything_in_any_state(state: str, width: int, tmp_path: Path) -> None:
     run = bring(state, width, tmp_path)
-    hv, domain, toolstack = run.hv, run.domain, run.toolstack
+    domain, toolstack = run.domain, run.toolstack
     vcpu = domain.vcpus[0]
     expected = {
         "running": vcpu.runstate == RUNNING,

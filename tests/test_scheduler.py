@@ -143,7 +143,7 @@ def test_who_wakes_at_once_has_not_yielded() -> None:
 @EACH
 def test_a_paused_domain_does_not_run(name: str) -> None:
     world = Scheduled(make_policy(name), [256, 256])
-    a, b = world.vcpus
+    a, _ = world.vcpus
     world.run(MS)
     a.domain.paused = 1
     schedule.sleep(a)
@@ -184,7 +184,7 @@ def test_parameters_are_checked(name: str) -> None:
     domain, policy = world.vcpus[0].domain, world.policy
     before = policy.describe(world.vcpus[0])
     for wrong in ({"weight": 0}, {"weight": 65536}, {"weight": 5, "colour": 1}):
-        with pytest.raises(ValueError, match="out of range: 1 to 65535|colour is no parameter of a domain under"):
+        with pytest.raises(ValueError, match=r"out of range: 1 to 65535|colour is no parameter of a domain under"):
             policy.adjust(domain, **wrong)
     with pytest.raises(ValueError, match="weight is no parameter of"):
         policy.adjust(None, weight=3)

@@ -44,7 +44,7 @@ def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
         check_path(options.record)
         memory = _memory(specs)
         machine = Machine(
-            memory,
+            memory + len(specs) // 16,  # the hypervisor's own frames for very many domains
             pace=options.pace,
             scheduler=options.sched,
             seed=options.seed,
