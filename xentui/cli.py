@@ -135,6 +135,13 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
         "--seed", metavar="N", type=_number(0, (1 << 64) - 1, "seed"), default=0, help="seed of the machine-frame order"
     )
     add(
+        "--sched",
+        choices=("credit", "bvt"),
+        default="credit",
+        help="who runs next: Xen's credit scheduler (default), or the paper's Borrowed Virtual Time",
+    )
+    add("--core", metavar="DIR", default=".", help="where core files of crashed guests go (on_crash = coredump-...)")
+    add(
         "--audit",
         action="store_true",
         help="recount the frame table from the page tables after every slice (slow); a difference ends the run",

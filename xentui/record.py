@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
         machine = Machine(
             total_memory(specs),
             pace=options.pace,
+            scheduler=options.sched,
             seed=options.seed,
             direct_traps=not options.no_direct_trap,
             flush=flush,
             **({"wall_clock": time.time_ns()} if options.pace == "fast" else {}),
         )
         machine.audited = options.audit
+        machine.toolstack.core_folder = Path(options.core)
         domains = [machine.create(spec) for spec in specs]
         writer = RecordingWriter(options.record, _header(options, machine, specs, domains))
         with writer:
@@ -87,6 +90,8 @@ def _header(
             "maxmem": spec.maxmem,
             "vcpus": spec.vcpus,
             "cmdline": spec.cmdline,
+            "cpu_weight": spec.cpu_weight,
+            "cap": spec.cap,
             "on_poweroff": spec.on_poweroff,
             "on_reboot": spec.on_reboot,
             "on_crash": spec.on_crash,
@@ -98,6 +103,7 @@ def _header(
         "guests": guests,
         "domains": [{"id": domain.id, "name": domain.name, "width": domain.width} for domain in domains],
         "pace": options.pace,
+        "scheduler": options.sched,
         "seed": options.seed,
         "direct_traps": not options.no_direct_trap,
         "clock": {"unit": "bytes of guest code", "bytes_per_ns": BYTES_PER_NS},

@@ -24,7 +24,7 @@ from xentui.engine.xen.domain_builder import build_slots
 from xentui.engine.xen.entry import Entry
 from xentui.engine.xen.hypervisor import Hypervisor
 from xentui.engine.xen.page import FrameTable
-from xentui.engine.xen.sched.credit import Credit
+from xentui.engine.xen.sched import make_policy
 
 if TYPE_CHECKING:
     from typing import Self
@@ -40,13 +40,17 @@ DEFAULT_WALL_CLOCK = 1_066_557_600_000_000_000
 
 
 class Machine(RunLoop):
-    """An emulated machine with Xen on it. `memory` in MiB is for all guests together; the hypervisor's own is added."""
+    """An emulated machine with Xen on it. `memory` in MiB is for all guests together; the hypervisor's own is added.
+
+    `scheduler`: "credit" or "bvt" (xen/sched/).
+    """
 
     def __init__(
         self,
         memory: int,
         *,
         pace: str = "exact",
+        scheduler: str = "credit",
         seed: int = 0,
         wall_clock: int = DEFAULT_WALL_CLOCK,
         direct_traps: bool = True,
@@ -76,7 +80,7 @@ class Machine(RunLoop):
         self.hv.timers.reprogram = self._timer_set
         self.entry = Entry(self.hv, self.processor, direct_traps)
         self.processor.connect(self.entry)
-        self.scheduler = Credit()
+        self.scheduler = make_policy(scheduler)
         self.hv.wake = self.scheduler.wake
         build_slots(self.hv)
         self.toolstack = Toolstack(self)

@@ -45,6 +45,7 @@ from xentui.engine.x86.state import (
     NO_EXCEPTION,
     OLD_EXCEPTION,
     RIP,
+    STATE_SIZE,
     TLB_WINDOW_BEGIN,
     TLB_WINDOW_STEP,
     UC_CPU,
@@ -389,6 +390,12 @@ class Processor:
         if state.i[CC_OP] == CC_OP_EFLAGS:
             return state.q[EFLAGS] | state.q[CC_SRC] | (EF_DF if state.i[DF] & 0x8000_0000 else 0)
         return int(uc.read_eflags(self.env))
+
+    @staticmethod
+    def flags_of(state: State) -> int:
+        """RFLAGS of a copy of a state."""
+        copy = (ctypes.c_uint8 * STATE_SIZE).from_buffer_copy(state.raw)
+        return int(uc.read_eflags(ctypes.addressof(copy)))
 
     def write_flags(self, value: int) -> None:
         """Set RFLAGS; the caller decides which bits a guest may change."""

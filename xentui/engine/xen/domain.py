@@ -94,6 +94,8 @@ class Vcpu:
         """vcpu_info: byte 0 is evtchn_upcall_pending, byte 1 evtchn_upcall_mask."""
         self.info_frame, self.info_offset = NO_FRAME, 0
         self.online = False
+        self.parked = False
+        """The scheduler does not let it run for now, because its domain has used more than its cap."""
         self.runstate = OFFLINE
         self.runstate_since = 0
         self.runstate_time = [0, 0, 0, 0]
@@ -110,6 +112,11 @@ class Vcpu:
     def name(self) -> str:
         """`d1v0`, as Xen's log has it."""
         return f"d{self.domain.id}v{self.id}"
+
+    @property
+    def runnable(self) -> bool:
+        """May it run, unless it is blocked? (Xen: vcpu_runnable)"""
+        return self.online and not self.parked and self.domain.runnable
 
     @property
     def in_kernel(self) -> bool:
@@ -181,6 +188,8 @@ class Domain:
         self.announced_shutdown_code: int | None = None
         """The reason that the domain gave in advance (SCHEDOP_shutdown_code); it counts before all later ones."""
         self.crash_reason = ""
+        self.crashed_vcpu: Vcpu | None = None
+        """The vCPU that made the domain crash."""
         self.console_io_line = bytearray()
         """What it has written by CONSOLEIO_write of a line not ended yet."""
         self.paused = 0

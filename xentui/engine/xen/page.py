@@ -10,6 +10,7 @@ machine frame numbers fails at once.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ NEEDS_SCRUB = 1 << 5
 DOMID_XEN = 0x7FF2
 DOMID_INVALID = 0x7FF4
 _FREE = DOMID_INVALID
+_MANY = 1 << 17  # frames from which on numpy is worth its loading for a search
 
 
 class OutOfMemory(Exception):
@@ -262,6 +264,8 @@ class FrameTable:
 
     def owned_by(self, domid: int) -> list[int]:
         """Every frame of a domain, in the order of machine memory."""
+        if self.count > _MANY or "numpy" in sys.modules:
+            return (self.array("owner") == domid).nonzero()[0].tolist()  # type: ignore[no-any-return]
         return [mfn for mfn, owner in enumerate(self.owner.tolist()) if owner == domid]
 
     def describe(self, mfn: int) -> str:
