@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from xentui.engine.x86.cpu import Processor
     from xentui.engine.xen.event_channel import EventChannels
-    from xentui.engine.xen.grant_table import GrantTable
+    from xentui.engine.xen.grant_entries import GrantTable
     from xentui.engine.xen.hypervisor import Hypervisor
 
 # RUNSTATE_* of public/vcpu.h
