@@ -93,8 +93,10 @@ def _use(found: _Counts, mfn: int) -> None:
 
 
 def _count_vcpus(domain: Domain, found: _Counts) -> None:
-    """Uses that vCPUs make: base pointers, descriptor tables, a vcpu_info in the guest's own memory."""
+    """Uses that vCPUs make: base pointers, descriptor tables, vcpu_info and event queues in the guest's own memory."""
     hv = domain.hv
+    for mfn in domain.event_frames:
+        _use(found, mfn)
     for vcpu in domain.vcpus:
         for top, level in ((vcpu.guest_table, L3 if vcpu.width == 32 else L4), (vcpu.guest_table_user, L4)):
             if top != NO_FRAME:
