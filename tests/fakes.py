@@ -12,6 +12,7 @@ from xentui.engine.x86.paging import ACCESSED, DIRTY, PRESENT, RW, USER
 from xentui.engine.x86.state import EFLAGS, HFLAGS, RIP, STATE_SIZE
 from xentui.engine.xen import mm
 from xentui.engine.xen.domain import Domain, Vcpu
+from xentui.engine.xen.grant_entries import GrantTable
 from xentui.engine.xen.hypervisor import Hypervisor
 from xentui.engine.xen.page import FrameTable
 
@@ -154,5 +155,6 @@ def make_guest(
     processor.vcpu = vcpu
     vcpu.i[HFLAGS] = 1 if width == 32 else 3
     vcpu.q[RIP] = STACK_PFN << 12
+    domain.grants = GrantTable(domain)
     mm.validate_initial_tables(domain, vcpu, tables["l4" if width == 64 else "l3"])
     return Guest(domain, p2m, tables)

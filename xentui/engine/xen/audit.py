@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xentui.engine.x86.paging import FRAME_MASK, GLOBAL, PRESENT, RW, USER
+from xentui.engine.xen.abi.grant_table import GNTMAP_readonly
 from xentui.engine.xen.domain import NO_FRAME
+from xentui.engine.xen.grant_map import held_by_handle
 from xentui.engine.xen.page import (
     ALLOCATED,
     DOMID_INVALID,
@@ -69,7 +71,7 @@ def audit(hv: Hypervisor) -> list[str]:
     pinned = flags & PINNED != 0
     found.references += (flags & ALLOCATED != 0).astype("int64") + pinned
     found.references[0] = 1
-    found.type_uses += pinned.astype("int64") + (kinds == SHARED)
+    found.type_uses += pinned.astype("int64") + (kinds == SHARED) * (flags & ALLOCATED != 0)
     checked = numpy.isin(frames.array("owner"), [d.id for d in hv.domains.values() if not d.validated], invert=True)
     validated = checked & (flags & VALIDATED != 0)
     _walk_l1_tables(hv, (validated & (kinds == L1)).nonzero()[0], found)
@@ -78,6 +80,7 @@ def audit(hv: Hypervisor) -> list[str]:
     for domain in hv.domains.values():
         if domain.validated:
             _count_vcpus(domain, found)
+        _count_grants(domain, found)
     for mfn in _doubtful(hv, found):
         if checked[mfn]:
             _compare(hv, mfn, found)
@@ -90,8 +93,10 @@ def _use(found: _Counts, mfn: int) -> None:
 
 
 def _count_vcpus(domain: Domain, found: _Counts) -> None:
-    """Uses that vCPUs make: base pointers, descriptor tables, a vcpu_info in the guest's own memory."""
+    """Uses that vCPUs make: base pointers, descriptor tables, vcpu_info and event queues in the guest's own memory."""
     hv = domain.hv
+    for mfn in domain.event_frames:
+        _use(found, mfn)
     for vcpu in domain.vcpus:
         for top, level in ((vcpu.guest_table, L3 if vcpu.width == 32 else L4), (vcpu.guest_table_user, L4)):
             if top != NO_FRAME:
@@ -107,6 +112,16 @@ def _count_vcpus(domain: Domain, found: _Counts) -> None:
             entry = hv.ram64[index]
             if entry & PRESENT and index & 31 >= 16:
                 _use(found, (entry & FRAME_MASK) >> 12)
+
+
+def _count_grants(domain: Domain, found: _Counts) -> None:
+    """Uses that a domain's mappings of granted frames make beyond the entries of its page tables."""
+    for mapping in domain.grants.maptrack.mappings.values():
+        frame = mapping.granter.grants.active[mapping.reference].frame
+        times = held_by_handle(domain, mapping.flags)
+        found.references[frame] += times
+        if not mapping.flags & GNTMAP_readonly:
+            found.type_uses[frame] += times
 
 
 def _walk_l1_tables(hv: Hypervisor, tables: Any, found: _Counts) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from xentui.engine.x86.cpu import Processor
     from xentui.engine.xen.event_channel import EventChannels
-    from xentui.engine.xen.grant_table import GrantTable
+    from xentui.engine.xen.grant_entries import GrantTable
     from xentui.engine.xen.hypervisor import Hypervisor
 
 # RUNSTATE_* of public/vcpu.h
@@ -179,6 +179,8 @@ class Domain:
         """Refusals of the page-table validator that the log has told or counted."""
         self.lazy_nx: set[int] = set()
         """`ram64` indices of initial L1 entries whose NX is the builder's, to be taken off at the first fetch."""
+        self.event_frames: list[int] = []
+        """Frames of its own in which the FIFO event channels' queues are."""
         self.events: EventChannels
         self.grants: GrantTable
         self.console_frame, self.console_port = NO_FRAME, 0

@@ -77,6 +77,9 @@ def free_frame(hv: Hypervisor, mfn: int) -> None:
     owner = hv.domains.get(frames.owner[mfn])
     frames.free(mfn, hv.ram)
     hv.set_m2p(mfn, INVALID_M2P_ENTRY)
+    if mfn in hv.grant_mappers:
+        flush_mappers(hv, mfn, owner)
+        del hv.grant_mappers[mfn]
     if owner is not None:
         owner.tot_pages -= 1
         if frames.batch:
@@ -90,6 +93,14 @@ def flush_freed(owner: Domain) -> None:
     owner.flush_tlb()
     for processor in {vcpu.processor for vcpu in owner.vcpus}:
         processor.flush_code()
+
+
+def flush_mappers(hv: Hypervisor, mfn: int, owner: Domain | None) -> None:
+    """A frame that was mapped by a grant is free, or becomes a page table: nobody keeps a translation of it."""
+    for domain in hv.grant_mappers[mfn]:
+        flush_freed(domain)
+    if owner is not None:
+        flush_freed(owner)
 
 
 class Freeing:
@@ -159,6 +170,8 @@ def get_page_type(domain: Domain, mfn: int, wanted: int, pae_xen_l2: int = 0) ->
         if old == WRITABLE:
             # the guest may have unmapped it without flushing: no stale writable translation may survive
             domain.flush_tlb()
+            if mfn in domain.hv.grant_mappers:
+                flush_mappers(domain.hv, mfn, None)
     frames.type_count[mfn] = 1
     if flags & VALIDATED:
         return 0
