@@ -46,6 +46,10 @@ class Clock(Protocol):
         """Nobody can run before `ns`: go there at once."""
         ...
 
+    def left(self) -> int:
+        """Nanoseconds to the end of the slice that runs; negative when that is past."""
+        ...
+
 
 class ExactClock:
     """The deterministic clock; see the module's text. `budget` is the block hook's structure, as signed words."""
@@ -73,6 +77,9 @@ class ExactClock:
         if left > 0:
             self.budget[0] -= left
 
+    def left(self) -> int:
+        return self.budget[0] >> 1
+
 
 class FastClock:
     """The host's clock; not deterministic."""
@@ -81,6 +88,7 @@ class FastClock:
 
     def __init__(self) -> None:
         self.origin = time.monotonic_ns()
+        self.deadline = 1 << 62
 
     def now(self) -> int:
         return time.monotonic_ns() - self.origin
@@ -89,9 +97,13 @@ class FastClock:
         """Nothing: the host's clock has counted it already."""
 
     def set_deadline(self, ns: int) -> None:
-        """Nothing: slices end by the host's timer."""
+        """Remember when the slice ends; it is the host's timer that ends it."""
+        self.deadline = ns
 
     def skip_to(self, ns: int) -> None:
         ahead = ns - self.now()
         if ahead > 0:
             self.origin -= ahead
+
+    def left(self) -> int:
+        return self.deadline - self.now()
