@@ -55,6 +55,10 @@ class Clock(Protocol):
         """Nobody can run before `position`: go there at once."""
         ...
 
+    def left(self) -> int:
+        """Nanoseconds to the end of the slice that runs; negative when that is past."""
+        ...
+
 
 class ExactClock:
     """The deterministic clock; see the module's text. `budget` is the block hook's structure, as signed words."""
@@ -83,6 +87,9 @@ class ExactClock:
         if left > 0:
             self.budget[0] -= left
 
+    def left(self) -> int:
+        return self.budget[0] >> 1
+
 
 class FastClock:
     """The host's clock; not deterministic."""
@@ -91,7 +98,7 @@ class FastClock:
 
     def __init__(self) -> None:
         self.origin = time.monotonic_ns()
-        self.deadline = 0
+        self.deadline = 1 << 62
         self._frozen: int | None = None
 
     def now(self) -> int:
@@ -104,7 +111,8 @@ class FastClock:
         """Nothing: the host's clock has counted it already."""
 
     def set_deadline(self, position: int) -> None:
-        """Nothing: slices end by the host's timer."""
+        """Remember when the slice ends; it is the host's timer that ends it."""
+        self.deadline = position
 
     def skip_to(self, position: int) -> None:
         ahead = (position >> 1) - self.now()
@@ -121,3 +129,6 @@ class FastClock:
         if self._frozen is not None:
             self.origin = time.monotonic_ns() - self._frozen
             self._frozen = None
+
+    def left(self) -> int:
+        return (self.deadline >> 1) - self.now()

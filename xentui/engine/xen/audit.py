@@ -22,6 +22,8 @@ from xentui.engine.xen.page import (
     NEEDS_SCRUB,
     NONE,
     PAE_XEN_L2,
+    PARTIAL,
+    PARTIAL_SET,
     PINNED,
     SEG,
     SHARED,
@@ -75,7 +77,10 @@ def audit(hv: Hypervisor) -> list[str]:
     checked = numpy.isin(frames.array("owner"), [d.id for d in hv.domains.values() if not d.validated], invert=True)
     validated = checked & (flags & VALIDATED != 0)
     _walk_l1_tables(hv, (validated & (kinds == L1)).nonzero()[0], found)
-    for mfn in (validated & (kinds >= L2) & (kinds <= L4)).nonzero()[0].tolist():
+    partial = checked & (flags & PARTIAL != 0)
+    found.references += partial
+    found.type_uses += partial
+    for mfn in ((validated | partial) & (kinds >= L2) & (kinds <= L4)).nonzero()[0].tolist():
         _walk_table(hv, mfn, found)
     for domain in hv.domains.values():
         if domain.validated:
@@ -98,6 +103,8 @@ def _count_vcpus(domain: Domain, found: _Counts) -> None:
     for mfn in domain.event_frames:
         _use(found, mfn)
     for vcpu in domain.vcpus:
+        if vcpu.old_guest_table != NO_FRAME:
+            found.references[vcpu.old_guest_table] += 1
         for top, level in ((vcpu.guest_table, L3 if vcpu.width == 32 else L4), (vcpu.guest_table_user, L4)):
             if top != NO_FRAME:
                 _use(found, top)
@@ -175,7 +182,15 @@ def _walk_table(hv: Hypervisor, mfn: int, found: _Counts) -> None:
     if domain is None:
         found.problems.append(f"a page table without a domain: {frames.describe(mfn)}")
         return
-    for slot, entry in enumerate(hv.ram64[mfn << 9 : (mfn + 1) << 9].tolist()):
+    flags, end = frames.flags[mfn], 512
+    if flags & PARTIAL:
+        # of a table that is on its way to be one or back, the first entries are in use, and perhaps half of one more
+        end = frames.nr_validated[mfn]
+        if flags & PARTIAL_SET:
+            found.references[(hv.ram64[(mfn << 9) + end] & FRAME_MASK) >> 12] += 1
+    for slot, entry in enumerate(hv.ram64[mfn << 9 : (mfn << 9) + end].tolist()):
+        if flags & PARTIAL and _is_xen_slot(flags, level, slot):
+            continue
         if _is_xen_slot(frames.flags[mfn], level, slot):
             _check_xen_slot(hv, domain, mfn, level, slot, entry, found)
         elif entry & PRESENT:
@@ -235,7 +250,7 @@ def _doubtful(hv: Hypervisor, found: _Counts) -> list[int]:
     frames = hv.frames
     owner, kind, flags, uses = (frames.array(column) for column in ("owner", "type", "flags", "type_count"))
     doubt = (frames.array("ref_count") != found.references) | (uses != found.type_uses)
-    doubt |= (kind >= L1) & (kind <= SEG) | (flags & PINNED != 0)
+    doubt |= (kind >= L1) & (kind <= SEG) | (flags & (PINNED | PARTIAL) != 0)
     nobodys = (owner == DOMID_XEN) | (owner == DOMID_INVALID)
     doubt |= nobodys & ((kind != NONE) | (flags & (0xFF ^ (ALLOCATED | NEEDS_SCRUB)) != 0))
     doubt |= (owner == DOMID_INVALID) & (frames.array("ref_count") != 0)
@@ -252,9 +267,11 @@ def _compare(hv: Hypervisor, mfn: int, found: _Counts) -> None:
         problems.append(f"{what}: the walk finds {found.references[mfn]} references")
     if frames.type_count[mfn] != found.type_uses[mfn]:
         problems.append(f"{what}: the walk finds {found.type_uses[mfn]} uses as {type_name(kind, flags)}")
-    if kind in (L1, L2, L3, L4) and bool(flags & VALIDATED) != (frames.type_count[mfn] > 0):
+    if flags & PARTIAL and (kind not in (L2, L3, L4) or flags & VALIDATED or frames.type_count[mfn] != 1):
+        problems.append(f"{what}: partially validated")
+    elif kind in (L1, L2, L3, L4) and bool(flags & (VALIDATED | PARTIAL)) != (frames.type_count[mfn] > 0):
         problems.append(f"{what}: validated is {bool(flags & VALIDATED)}")
-    if kind in (L1, L2, L3, L4) and flags & VALIDATED and frames.linear[mfn] != found.linear[mfn]:
+    if kind in (L1, L2, L3, L4) and flags & (VALIDATED | PARTIAL) and frames.linear[mfn] != found.linear[mfn]:
         problems.append(f"{what}: linear count {frames.linear[mfn]}, the walk finds {found.linear[mfn]}")
     if flags & PINNED and kind not in (L1, L2, L3, L4):
         problems.append(f"{what}: pinned")

@@ -66,6 +66,9 @@ class Vcpu:
         """Frame of the user L4 of a 64-bit guest."""
         self.monitor_table = NO_FRAME
         """The hypervisor's own L4 above a 32-bit guest's L3."""
+        self.old_guest_table = NO_FRAME
+        """A page table that is on its way out, PARTIAL, with a reference of this vCPU's: the next hypercall on page
+        tables goes on with it before all else (Xen: arch.old_guest_table)."""
         self.kernel_ss, self.kernel_sp = 0, 0
         self.inactive_gs_base = 0
         """The GS base of the mode that is not running: the user's while in the kernel, and the other way round."""
@@ -102,6 +105,9 @@ class Vcpu:
         self.runstate_area = 0
         """Guest virtual address of the runstate area it registered, or 0."""
         self.time_area = 0
+        self.in_multicall = False
+        self.continuation: tuple[int, ...] | None = None
+        """The arguments with which the entry of a multicall that was preempted goes on (continuation.py)."""
         self.poll_ports: tuple[int, ...] | None = None
         self.virq_ports: dict[int, int] = {}
         self.nmi_pending = self.in_nmi = False
