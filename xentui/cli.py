@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from typing import TYPE_CHECKING, NoReturn
 
 from xentui import __version__
@@ -19,7 +20,7 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "e": "\x1b", "\\": "\\", "0": "\0"}
 EPILOG = """\
 GUEST is the name of a built-in guest, a kernel (ELF, compressed, or a Linux bzImage), or an xl domain configuration
 (*.cfg). Built-in guests:
-{guests}.
+{guests}
 
 Exit status of --record: 0 when --until matched or every domain shut down by itself, 1 when a domain crashed or --audit
 found something, 2 for a bad command line, configuration or image, 3 when a limit (--for, Ctrl-C) came first or nothing
@@ -100,7 +101,7 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="xentui",
         description="Xen you can see: a paravirtualizing hypervisor on an emulated processor.",
-        epilog=EPILOG.format(guests=", ".join(guests) or "none"),
+        epilog=EPILOG.format(guests=textwrap.fill(f"{', '.join(guests) or 'none'}.", 116)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -55,10 +55,6 @@ class Clock(Protocol):
         """Nobody can run before `position`: go there at once."""
         ...
 
-    def left(self) -> int:
-        """Nanoseconds to the end of the slice that runs; negative when that is past."""
-        ...
-
 
 class ExactClock:
     """The deterministic clock; see the module's text. `budget` is the block hook's structure, as signed words."""
@@ -86,9 +82,6 @@ class ExactClock:
         left = position - (self.deadline - self.budget[0])
         if left > 0:
             self.budget[0] -= left
-
-    def left(self) -> int:
-        return self.budget[0] >> 1
 
 
 class FastClock:
@@ -129,6 +122,3 @@ class FastClock:
         if self._frozen is not None:
             self.origin = time.monotonic_ns() - self._frozen
             self._frozen = None
-
-    def left(self) -> int:
-        return (self.deadline >> 1) - self.now()

@@ -316,6 +316,10 @@ class RunLoop:
             left = min(left, max(1, int((self._host_end - host_time.monotonic()) * 1e6)))
         return left
 
+    def slice_over(self) -> bool:
+        """Has the vCPU had its time? By the slice's own end: a stop for who watches must change nothing."""
+        return self.clock.position() >= self._slice_end
+
     def _end_slice(self) -> None:
         self._slice, self._slice_end = None, 0
 

@@ -61,7 +61,7 @@ class Hypervisor:
         """The scheduler's: an event makes a blocked vCPU runnable."""
         self.reschedule: Callable[[], None] = lambda: None
         """Stop the processor at the next chance so that the scheduler can choose again."""
-        self.preempt: Callable[[], bool] = lambda: self.clock.left() < 0
+        self.preempt: Callable[[], bool] = lambda: False
         """Has the slice ended while a hypercall is at work? It then goes on later (continuation.py)."""
 
     def log(self, text: str) -> None:
