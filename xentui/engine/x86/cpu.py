@@ -39,6 +39,7 @@ from xentui.engine.x86.state import (
     EF_CONDITIONS,
     EF_DF,
     EF_FIXED,
+    EF_IF,
     EFLAGS,
     MASK32,
     MASK64,
@@ -151,6 +152,7 @@ class Processor:
         words = (ctypes.c_int64 * native.BLOCK_WORDS)()
         words[native.STOP_FUNCTION] = ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0
         words[native.EXEMPT_BUDGET] = native.NO_BUDGET
+        words[native.ENV] = self.env
         if install:
             self.add_hook(uc.HOOK_BLOCK, self.machine_code(native.BLOCK_HOOK), ctypes.addressof(words))
         self.keep.append(words)
@@ -220,6 +222,7 @@ class Processor:
             self.set_alarm(microseconds)
             self._start()
             self.set_alarm(0)
+            self._drop_false_flags()
             return
         budget = self.budget
         while budget[0] > 0 and not budget[native.HALT]:
@@ -254,6 +257,14 @@ class Processor:
             raise ProcessorError(f"the emulator stopped at RIP {state.q[RIP]:#x}: {uc.uc_strerror(error).decode()}")
         if self.counts_code and not self.stop_requested and budget[0] >= 0 and not budget[native.HALT]:
             raise ProcessorError(f"the emulator gave up at RIP {state.q[RIP]:#x}: a fault within a fault")
+
+    def _drop_false_flags(self) -> None:
+        """After a stop at any moment: CMPXCHG16B has left in CC_SRC what are no flags (see native.BLOCK_HOOK)."""
+        q = self.state.q
+        false = q[CC_SRC] & ~EF_CONDITIONS
+        if self.state.i[CC_OP] == CC_OP_EFLAGS and false:
+            q[EFLAGS] = q[EFLAGS] & ~false | EF_FIXED | EF_IF
+            q[CC_SRC] &= EF_CONDITIONS
 
     def _run_limited(self, count: int, size: int) -> None:
         """Run a block of `count` instructions that are `size` bytes, and then stop, whatever the budget is.
@@ -333,6 +344,9 @@ class Processor:
     def stop(self) -> None:
         """From a trap handler: stop when it returns. The vCPU is done with its slice."""
         self.stop_requested = True
+        state = self.state
+        if state.i[CC_OP] == CC_OP_EFLAGS:
+            state.q[CC_SRC] &= EF_CONDITIONS  # see native.BLOCK_HOOK
         uc.uc_emu_stop(self.handle)
 
     def pause(self) -> None:
@@ -388,7 +402,7 @@ class Processor:
         """RFLAGS as the guest would see it pushed; the condition codes are computed from their lazy form."""
         state = self.state
         if state.i[CC_OP] == CC_OP_EFLAGS:
-            return state.q[EFLAGS] | state.q[CC_SRC] | (EF_DF if state.i[DF] & 0x8000_0000 else 0)
+            return state.q[EFLAGS] | state.q[CC_SRC] & EF_CONDITIONS | (EF_DF if state.i[DF] & 0x8000_0000 else 0)
         return int(uc.read_eflags(self.env))
 
     @staticmethod

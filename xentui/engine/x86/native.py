@@ -19,16 +19,22 @@ HALT = 4
 """Not 0: stop at the next block. Byte 0 is the processor's own, byte 1 is set from outside (`PAUSE_BYTE`)."""
 EXEMPT_BUDGET, EXEMPT_ADDRESS = 5, 6
 """The block at this address may run although it must stop, if it leaves just this budget."""
-BLOCK_WORDS = 7
+ENV = 7
+"""The address of the processor's state."""
+BLOCK_WORDS = 8
 PAUSE_BYTE = 8 * HALT + 1
 NO_BUDGET = 1 << 62
 """A budget that no block leaves: nothing is exempt."""
 
 #   mov edx,edx; mov [rcx+16],rsi; mov [rcx+24],rdx; sub [rcx],rdx; js 1f; cmp dword [rcx+32],0; jne 1f; ret
 # 1:mov rax,[rcx]; cmp rax,[rcx+40]; jne 2f; cmp rsi,[rcx+48]; jne 2f; ret
-# 2:jmp [rcx+8]
+# 2:mov rax,[rcx+56]; cmp dword [rax+4*CC_OP],1; jne 3f; and qword [rax+8*CC_SRC],EF_CONDITIONS
+# 3:jmp [rcx+8]
+# The last but one line: after CMPXCHG8B and 16B CC_SRC may hold more than condition codes (QEMU's translator forgets to
+# store cc_op before it calls their helper), which the emulator on its way out would take for flags, TF among them.
 BLOCK_HOOK = bytes.fromhex(
-    "89d2 48897110 48895118 482911 7807 83792000 7501 c3 488b01 483b4128 7507 483b7130 7501 c3 ff6108"
+    "89d2 48897110 48895118 482911 7807 83792000 7501 c3 488b01 483b4128 7507 483b7130 7501 c3"
+    "488b4138 83b8a800000001 750b 4881a098000000d5080000 ff6108"
 )
 
 # The emulator never checks IN and OUT against IOPL or a permission bitmap; it only calls a hook, which must return.
