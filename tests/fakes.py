@@ -10,8 +10,9 @@ from xentui.engine.clock import FastClock
 from xentui.engine.trace import TraceRing
 from xentui.engine.x86.paging import ACCESSED, DIRTY, PRESENT, RW, USER
 from xentui.engine.x86.state import EFLAGS, HFLAGS, RIP, STATE_SIZE
-from xentui.engine.xen import mm
+from xentui.engine.xen import mm, mmu_update
 from xentui.engine.xen.domain import Domain, Vcpu
+from xentui.engine.xen.grant_entries import GrantTable
 from xentui.engine.xen.hypervisor import Hypervisor
 from xentui.engine.xen.page import FrameTable
 
@@ -100,7 +101,7 @@ class Guest:
 
     def update(self, pointer: int, value: int) -> int:
         """mmu_update with one request."""
-        return mm.do_mmu_update(self.vcpu, self.write(STACK_PFN << 12, [pointer, value]), 1, 0, 0x7FF0)
+        return mmu_update.do_mmu_update(self.vcpu, self.write(STACK_PFN << 12, [pointer, value]), 1, 0, 0x7FF0)
 
 
 def make_hypervisor(frames: int = 512, seed: int = 1) -> Hypervisor:
@@ -154,5 +155,6 @@ def make_guest(
     processor.vcpu = vcpu
     vcpu.i[HFLAGS] = 1 if width == 32 else 3
     vcpu.q[RIP] = STACK_PFN << 12
+    domain.grants = GrantTable(domain)
     mm.validate_initial_tables(domain, vcpu, tables["l4" if width == 64 else "l3"])
     return Guest(domain, p2m, tables)

@@ -11,7 +11,6 @@ from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
 from xentui.engine.xen.domain import RUNNING, Domain, Vcpu
 from xentui.engine.xen.event_channel import EventChannels
-from xentui.engine.xen.grant_table import GrantTable
 from xentui.engine.xen.guest_access import GuestFault
 from xentui.engine.xen.hypervisor import Hypervisor
 from xentui.engine.xen.time import TimerQueue
@@ -113,7 +112,7 @@ class World:
             vcpu.info = domain.shared_info[vcpu.info_offset : vcpu.info_offset + layout.VCPU_INFO_SIZE]
             vcpu.info[1] = 1
         guest.vcpu.online, guest.vcpu.runstate, guest.vcpu.runstate_since = True, RUNNING, self.clock.now()
-        domain.events, domain.grants = EventChannels(domain), GrantTable(domain)
+        domain.events = EventChannels(domain)
         return XenGuest(guest)
 
     def pass_time(self, ns: int) -> int:

@@ -15,7 +15,7 @@ from xentui.engine.xen.abi.core import DOMID_SELF, VIRQ_CONSOLE, VIRQ_DEBUG, VIR
 from xentui.engine.xen.domain import BLOCKED, RUNNABLE
 from xentui.engine.xen.schedule import do_sched_op
 
-EPERM, ENOENT, ESRCH, EFAULT, EEXIST, EINVAL, ENOSPC, ENOSYS = 1, 2, 3, 14, 17, 22, 28, 38
+EPERM, ENOENT, ESRCH, EFAULT, EEXIST, EINVAL, ENOSPC, ENOSYS, EOPNOTSUPP = 1, 2, 3, 14, 17, 22, 28, 38, 95
 BOTH = pytest.mark.parametrize("width", [32, 64])
 
 
@@ -158,7 +158,7 @@ def test_misuse() -> None:
     assert op(guest, abi.EVTCHNOP_reset, "H", 9) == -ESRCH
     assert op(guest, abi.EVTCHNOP_set_priority, "II", 1, 0) == -ENOSYS
     assert op(guest, abi.EVTCHNOP_set_priority, "II", 5000, 0) == -EINVAL
-    assert op(guest, abi.EVTCHNOP_init_control, "QII", 0, 0, 0) == -ENOSYS
+    assert op(guest, abi.EVTCHNOP_expand_array, "Q", 0) == -EOPNOTSUPP
     assert op(guest, 99, "I", 0) == -ENOSYS
     for command in range(abi.EVTCHNOP_reset + 1):
         assert guest.call_at(ec.do_event_channel_op, command, UNMAPPED) == -EFAULT

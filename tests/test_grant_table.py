@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from tests.fakes_xen import ARGUMENT, UNMAPPED, World, XenGuest, fuzz
 from xentui.engine.xen.abi import grant_table as abi
 from xentui.engine.xen.abi.core import DOMID_SELF
-from xentui.engine.xen.grant_table import ENTRIES_PER_FRAME, do_grant_table_op
-from xentui.engine.xen.page import SHARED, SHARED_RW
+from xentui.engine.xen.audit import audit
+from xentui.engine.xen.grant_entries import ENTRIES_PER_FRAME
+from xentui.engine.xen.grant_table import do_grant_table_op
+from xentui.engine.xen.page import DOMID_INVALID, SHARED, SHARED_RW
 
 BOTH = pytest.mark.parametrize("width", [32, 64])
 EPERM, ESRCH, EFAULT, EINVAL, ENOSYS = 1, 3, 14, 22, 38
@@ -70,6 +72,7 @@ def test_query_size_and_versions() -> None:
     assert op(guest, abi.GNTTABOP_query_size, struct.pack("<HxxIIhxx", 2, 0, 0, 9)) == 0
     assert struct.unpack("<h", guest.get(2, ARGUMENT + 12)) == (abi.GNTST_permission_denied,)
     assert op(guest, abi.GNTTABOP_query_size, bytes(16), 0) == -EINVAL
+    guest.domain.grants.max_version = 1
     for version, answer in ((1, 0), (2, -ENOSYS), (0, -EINVAL), (3, -EINVAL)):
         assert op(guest, abi.GNTTABOP_set_version, struct.pack("<I", version)) == answer
         assert guest.number(0) == 1, "the version in force is told in any case"
@@ -87,7 +90,7 @@ def test_misuse() -> None:
     assert op(guest, abi.GNTTABOP_copy, bytes(40), 1 << 31) == -EINVAL
     assert op(guest, abi.GNTTABOP_copy | 1 << 12, bytes(40)) == -EINVAL
     assert op(guest, abi.GNTTABOP_dump_table, bytes(40)) == -ENOSYS
-    assert op(guest, abi.GNTTABOP_cache_flush, bytes(40)) == -ENOSYS
+    assert op(guest, 13, bytes(40)) == -ENOSYS
     assert op(guest, abi.GNTTABOP_map_grant_ref, bytes(40), 0) == 0
     for command in (*range(3), *range(4, 12)):
         assert guest.call_at(do_grant_table_op, command, UNMAPPED, 1) == -EFAULT
@@ -159,42 +162,59 @@ def test_copy_refusals(width: int) -> None:
     assert copy(taker, (9, 1, 0), here, 1, by_ref) == abi.GNTST_bad_page, "not its own to give"
 
 
-def test_map_and_unmap_report_what_is_wrong() -> None:
-    giver, taker = World(64, 64).guests
-    grant(giver, 9, taker.domain.id, 50)
+def transfer(guest: XenGuest, mfn: int, domid: int, reference: int = 9) -> int:
+    """GNTTABOP_transfer of one frame; its status."""
+    wide = guest.domain.width == 64
+    data = struct.pack("<QHxxIh6x" if wide else "<IHxxIhxx", mfn, domid, reference, 99)
+    assert op(guest, abi.GNTTABOP_transfer, data) == 0
+    return int(struct.unpack("<h", guest.get(2, ARGUMENT + (16 if wide else 12)))[0])
 
-    def map_ref(reference: int, domid: int, flags: int) -> int:
-        data = struct.pack("<QIIHhIQ", ARGUMENT, flags, reference, domid, 99, 0, 0)
-        assert op(taker, abi.GNTTABOP_map_grant_ref, data) == 0
-        return int(struct.unpack("<h", taker.get(2, ARGUMENT + 18))[0])
 
-    assert map_ref(9, 1, abi.GNTMAP_host_map) == abi.GNTST_no_device_space
-    assert map_ref(9, 1, 0) == abi.GNTST_bad_gntref
-    assert map_ref(ENTRIES_PER_FRAME, 1, abi.GNTMAP_host_map) == abi.GNTST_bad_gntref
-    assert map_ref(8, 1, abi.GNTMAP_host_map) == abi.GNTST_general_error
-    assert map_ref(9, 7, abi.GNTMAP_host_map) == abi.GNTST_bad_domain
-    assert map_ref(9, 0, abi.GNTMAP_host_map) == abi.GNTST_general_error
-    for command in (abi.GNTTABOP_unmap_grant_ref, abi.GNTTABOP_unmap_and_replace):
-        assert op(taker, command, struct.pack("<QQIhxx", 0, 0, 0, 99) * 2, 2) == 0
-        assert struct.unpack("<h", taker.get(2, ARGUMENT + 24 + 20)) == (abi.GNTST_bad_handle,)
+def unmapped_frame(guest: XenGuest) -> int:
+    guest.domain.tot_pages += 1
+    return guest.hv.frames.allocate(1, guest.domain.id)[0]
 
 
 @BOTH
-def test_transfer(width: int) -> None:
+def test_transfer_that_nobody_takes(width: int) -> None:
+    """The frame is taken away first, as on Xen; what cannot be taken away stays."""
     guest = World(width).guests[0]
+    frames, pages = guest.hv.frames, guest.domain.tot_pages
+    for domid, answer in ((0, abi.GNTST_general_error), (9, abi.GNTST_bad_domain), (1, abi.GNTST_general_error)):
+        mfn, free = unmapped_frame(guest), frames.free_frames
+        assert transfer(guest, mfn, domid) == answer
+        assert (frames.owner[mfn], frames.free_frames) == (DOMID_INVALID, free + 1)
+        assert guest.domain.tot_pages == pages
+    assert transfer(guest, guest.guest.p2m[50], 0) == abi.GNTST_bad_page, "it is mapped"
+    assert transfer(guest, 0xFFFF_FFFF, 0) == abi.GNTST_bad_page
+    assert transfer(guest, guest.hv.zero_frame, 0) == abi.GNTST_bad_page
 
-    def transfer(mfn: int, domid: int) -> int:
-        wide = width == 64
-        data = struct.pack("<QHxxIh6x" if wide else "<IHxxIhxx", mfn, domid, 9, 99)
-        assert op(guest, abi.GNTTABOP_transfer, data) == 0
-        return int(struct.unpack("<h", guest.get(2, ARGUMENT + (16 if wide else 12)))[0])
 
-    unmapped = guest.hv.frames.allocate(1, guest.domain.id)[0]
-    assert transfer(unmapped, 0) == abi.GNTST_general_error
-    assert transfer(unmapped, 9) == abi.GNTST_bad_domain
-    assert transfer(guest.guest.p2m[50], 0) == abi.GNTST_bad_page, "it is mapped"
-    assert transfer(0xFFFF_FFFF, 0) == abi.GNTST_bad_page
-    assert transfer(guest.hv.zero_frame, 0) == abi.GNTST_bad_page
+@BOTH
+@pytest.mark.parametrize("version", [1, 2])
+def test_transfer_to_who_asked_for_it(width: int, version: int) -> None:
+    giver, taker = World(width, 64).guests
+    assert op(taker, abi.GNTTABOP_set_version, struct.pack("<I", version)) == 0
+    table = taker.domain.grants
+    at, frame_at = table.offset(9), table.offset(9) + (4 if version == 1 else 8)
+    mfn = unmapped_frame(giver)
+    giver.hv.ram[mfn << 12 : (mfn << 12) + 4] = b"gift"
+    table.set_word(at, 4, abi.GTF_accept_transfer | giver.domain.id << 16)
+    table.set_word(frame_at, 4, 77)
+    assert transfer(giver, mfn, taker.domain.id) == abi.GNTST_general_error, "the taker has all the pages it may have"
+    assert table.word(at, 2) == abi.GTF_accept_transfer
+    taker.domain.max_pages += 1
+    mfn, pages = unmapped_frame(giver), (giver.domain.tot_pages, taker.domain.tot_pages)
+    giver.hv.ram[mfn << 12 : (mfn << 12) + 4] = b"gift"
+    assert transfer(giver, mfn, taker.domain.id) == abi.GNTST_okay
+    assert giver.hv.frames.owner[mfn] == taker.domain.id
+    assert giver.hv.get_m2p(mfn) == 77, "the PFN was in the entry"
+    assert bytes(giver.hv.ram[mfn << 12 : (mfn << 12) + 4]) == b"gift"
+    flags = abi.GTF_accept_transfer | abi.GTF_transfer_committed | abi.GTF_transfer_completed
+    assert (table.word(at, 2), table.word(frame_at, 4)) == (flags, mfn)
+    assert (giver.domain.tot_pages, taker.domain.tot_pages) == (pages[0] - 1, pages[1] + 1)
+    assert transfer(giver, unmapped_frame(giver), taker.domain.id) == abi.GNTST_general_error, "it asked once"
+    assert audit(giver.hv) == []
 
 
 def test_swap() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.fakes import DATA, STACK_PFN, TABLE, A, D, FakeProcessor, Guest, P, U, W, make_guest, make_hypervisor
 from xentui.engine.x86.paging import GLOBAL, NX, PCD, PSE, PWT
 from xentui.engine.x86.state import RAX, RBX, RIP
-from xentui.engine.xen import descriptor_tables, memory, mm, mmuext, refusals, ro_page_fault
+from xentui.engine.xen import descriptor_tables, memory, mm, mmu_update, mmuext, refusals, ro_page_fault
 from xentui.engine.xen.abi import core
 from xentui.engine.xen.abi import memory as mem
 from xentui.engine.xen.abi.errno import EACCES, EBUSY, EFAULT, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
@@ -381,16 +381,16 @@ def test_mmu_update_in_batches(width: int) -> None:
         requests += [slot(guest, "l1", FREE_SLOT + number), guest.entry(50)]
     requests[2 * 15 + 1] = 1 << 12 | P
     guest.write(STACK, requests)
-    assert mm.do_mmu_update(guest.vcpu, STACK, 20, LIST, SELF) == -EBUSY
+    assert mmu_update.do_mmu_update(guest.vcpu, STACK, 20, LIST, SELF) == -EBUSY
     assert guest.read(LIST, 1, "I") == [15]
     assert row(guest, guest.p2m[50]) == (WRITABLE, 16, 17)
-    assert mm.do_mmu_update(guest.vcpu, STACK, 15, 0, SELF) == 0
+    assert mmu_update.do_mmu_update(guest.vcpu, STACK, 15, 0, SELF) == 0
     # in a page without an end, on an odd address, across two pages
     guest.write(63 << 12 | 0xFF0, [slot(guest, "l1", FREE_SLOT), guest.entry(50)])
-    assert mm.do_mmu_update(guest.vcpu, 63 << 12 | 0xFF0, 2, LIST, SELF) == -EFAULT
+    assert mmu_update.do_mmu_update(guest.vcpu, 63 << 12 | 0xFF0, 2, LIST, SELF) == -EFAULT
     assert guest.read(LIST, 1, "I") == [1]
     guest.write(STACK + 1, list(struct.pack("<QQ", slot(guest, "l1", FREE_SLOT), 0)), "B")
-    assert mm.do_mmu_update(guest.vcpu, STACK + 1, 1, 0, SELF) == 0
+    assert mmu_update.do_mmu_update(guest.vcpu, STACK + 1, 1, 0, SELF) == 0
     assert audit(guest.hv) == []
 
 
@@ -401,19 +401,19 @@ def test_mmu_update_arguments(width: int) -> None:
     where = slot(guest, "l1", FREE_SLOT)
     guest.write(STACK, [where, 0])
     v = guest.vcpu
-    assert mm.do_mmu_update(v, STACK, 1, 0, 1) == -ESRCH
-    assert mm.do_mmu_update(v, STACK, 1, 0, 99) == -ESRCH
-    assert mm.do_mmu_update(v, STACK, 1, LIST, 2) == -EPERM
+    assert mmu_update.do_mmu_update(v, STACK, 1, 0, 1) == -ESRCH
+    assert mmu_update.do_mmu_update(v, STACK, 1, 0, 99) == -ESRCH
+    assert mmu_update.do_mmu_update(v, STACK, 1, LIST, 2) == -EPERM
     assert guest.read(LIST, 1, "I") == [0]
-    assert mm.do_mmu_update(v, STACK, 1, 0, core.DOMID_XEN) == -EPERM
-    assert mm.do_mmu_update(v, STACK, 1, 0, 3 << 16 | SELF) == -EPERM
-    assert mm.do_mmu_update(v, STACK, 1, 0, 9 << 16 | SELF) == -ESRCH
-    assert mm.do_mmu_update(v, STACK, 1, 0, 2 << 16 | SELF) == 0
-    assert mm.do_mmu_update(v, STACK, 0, 0, SELF) == 0
-    assert mm.do_mmu_update(v, 0, mm.MMU_UPDATE_PREEMPTED, 0, (-EBUSY) & 0xFFFF_FFFF) == -EBUSY
+    assert mmu_update.do_mmu_update(v, STACK, 1, 0, core.DOMID_XEN) == -EPERM
+    assert mmu_update.do_mmu_update(v, STACK, 1, 0, 3 << 16 | SELF) == -EPERM
+    assert mmu_update.do_mmu_update(v, STACK, 1, 0, 9 << 16 | SELF) == -ESRCH
+    assert mmu_update.do_mmu_update(v, STACK, 1, 0, 2 << 16 | SELF) == 0
+    assert mmu_update.do_mmu_update(v, STACK, 0, 0, SELF) == 0
+    assert mmu_update.do_mmu_update(v, 0, mmu_update.MMU_UPDATE_PREEMPTED, 0, (-EBUSY) & 0xFFFF_FFFF) == -EBUSY
     guest.write(STACK, [where | 4, 0])
-    assert mm.do_mmu_update(v, STACK, 1, 0, SELF) == -ENOSYS
-    assert mm.do_mmu_update(v, 0xFFFF_8000_0000_0000 if width == 64 else 0xFFFF_FFF8, 1, 0, SELF) == -EFAULT
+    assert mmu_update.do_mmu_update(v, STACK, 1, 0, SELF) == -ENOSYS
+    assert mmu_update.do_mmu_update(v, 0xFFFF_8000_0000_0000 if width == 64 else 0xFFFF_FFF8, 1, 0, SELF) == -EFAULT
 
 
 @both
@@ -864,7 +864,7 @@ def test_the_frame_table_survives_anything(
     st.sampled_from([32, 64]),
     st.sampled_from(
         [
-            mm.do_mmu_update,
+            mmu_update.do_mmu_update,
             mm.do_update_va_mapping,
             mmuext.do_mmuext_op,
             memory.do_memory_op,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from xentui.engine.trace import CHUNK_RECORDS, U64, Kind, Record, TraceRing, runner
 from xentui.recording import format as layout
-from xentui.recording.export import FORMATS, export
+from xentui.recording.export import BINARY, FORMATS, export
 from xentui.recording.format import RecordingError
 from xentui.recording.reader import Recording
 from xentui.recording.writer import CONSOLE_BYTES, RecordingWriter, annotate, check_path
@@ -269,7 +269,7 @@ class TestDamage:
                 recording.find_time(7000)
                 recording.domain_names()
                 for form in FORMATS:
-                    export(recording, form, io.StringIO())
+                    export(recording, form, io.BytesIO() if form in BINARY else io.StringIO())
         except RecordingError as error:
             assert str(path) in str(error) and "\n" not in str(error)
 
@@ -447,13 +447,37 @@ class TestExport:
         out = io.StringIO()
         export(recording, "perfetto", out)
         events = json.loads(out.getvalue())["traceEvents"]
-        names = {event["pid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
+        names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
         assert names == {1: "hello32", 0x7FF2: "Xen"}
+        lanes = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+        assert lanes == {(1, 0): "vCPU 0"}
         instants = [event for event in events if event["ph"] == "i"]
         assert [event["name"] for event in instants] == ["domain_create", "update_va_mapping", "console_out"]
         assert instants[1]["ts"] == 1.5 and instants[1]["args"]["text"].startswith("update_va_mapping(va=0xc0001000")
-        (running,) = [event for event in events if event["ph"] == "X"]
-        assert (running["ts"], running["dur"], running["pid"], running["tid"]) == (0.5, 2.0, 1, 0)
+        running, whose = [event for event in events if event["ph"] == "X" and event["ts"] == 0.5]
+        assert (running["dur"], running["pid"], running["tid"]) == (2.0, 1, 0)
+        assert (whose["dur"], whose["pid"], whose["name"]) == (2.0, 0x7FF2, "hello32 vCPU 0")
+        (counter,) = [event for event in events if event["ph"] == "C"]
+        assert counter["pid"] == 1 and counter["args"]["hypercalls"] == 1
+
+    def test_perfetto_leads_an_arrow_from_an_event_to_its_upcall(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.xtrace"
+        with RecordingWriter(str(path), HEADER) as writer:
+            ring = TraceRing(4, flush=writer.trace_chunk)
+            ring.put(100, RIP, Kind.EVENT_SEND, 0, 1, 3, 2, 5, 0, 0, 0)
+            ring.put(200, RIP, Kind.EVENT_SEND, 0, 1, 3, 2, 5, 1, 0, 0)  # pending already: the same delivery
+            ring.put(300, RIP, Kind.EVENT_UPCALL, 1, 2, 0, 0, 0, 0, 0, 0)
+            ring.flush()
+            writer.close({})
+        out = io.StringIO()
+        with Recording(str(path)) as recording:
+            export(recording, "perfetto", out)
+        events = json.loads(out.getvalue())["traceEvents"]
+        arrows = [(e["ph"], e["id"], e["ts"], e["pid"], e["tid"]) for e in events if e["ph"] in "sf"]
+        assert arrows == [("s", 1, 0.1, 1, 0), ("f", 1, 0.3, 2, 1)]
+        for _, _, time, domain, vcpu in arrows:  # an arrow ends at slices
+            slices = [e for e in events if e["ph"] == "X" and (e["pid"], e["tid"]) == (domain, vcpu)]
+            assert any(e["ts"] <= time <= e["ts"] + e["dur"] for e in slices)
 
     def test_asciicast(self, recording: Recording) -> None:
         out = io.StringIO()
@@ -470,7 +494,7 @@ class TestExport:
         assert json.loads(other.getvalue().splitlines()[1]) == [1.7, "o", "another"]
 
     def test_an_unknown_format_and_a_silent_run_are_refused(self, recording: Recording, tmp_path: Path) -> None:
-        with pytest.raises(RecordingError, match="choose one of jsonl, perfetto, asciicast"):
+        with pytest.raises(RecordingError, match="choose one of jsonl, perfetto, xentrace, asciicast"):
             export(recording, "csv", io.StringIO())
         with RecordingWriter(str(tmp_path / "silent"), {}) as writer:
             writer.close({})

@@ -12,9 +12,8 @@ from tests.fakes_xen import ARGUMENT, UNMAPPED, World, XenGuest, fuzz
 from xentui.engine.xen import schedule
 from xentui.engine.xen.abi import sched as abi
 from xentui.engine.xen.abi import vcpu as vcpu_abi
-from xentui.engine.xen.domain import BLOCKED, OFFLINE, RUNNABLE, RUNNING, Vcpu
+from xentui.engine.xen.domain import BLOCKED, OFFLINE, RUNNABLE, RUNNING
 from xentui.engine.xen.event_2l import TwoLevel
-from xentui.engine.xen.sched.credit import SLICE, Credit
 from xentui.engine.xen.schedule import do_sched_op, do_sched_op_compat
 from xentui.engine.xen.vcpu_op import do_vcpu_op, release
 
@@ -342,94 +341,6 @@ def test_nmi_and_physid() -> None:
     assert guest.call_at(do_vcpu_op, vcpu_abi.VCPUOP_get_physid, 0, ARGUMENT) == -EINVAL
     assert guest.call_at(do_vcpu_op, 99, 0, ARGUMENT) == -ENOSYS
     assert guest.call_at(do_vcpu_op, 99, 5, ARGUMENT) == -ENOENT
-
-
-# --- the policy ----------------------------------------------------------------------------------------------------
-
-
-def runnable(world: World, policy: Credit, weights: list[int]) -> list[Vcpu]:
-    vcpus = [guest.vcpu for guest in world.guests]
-    world.hv.wake = policy.wake
-    for vcpu, weight in zip(vcpus, weights, strict=True):
-        vcpu.runstate = RUNNABLE
-        policy.add(vcpu, weight)
-    return vcpus
-
-
-def run(world: World, policy: Credit, slices: int) -> list[Vcpu | None]:
-    """What the machine does: pick, switch, run for the slice."""
-    chosen: list[Vcpu | None] = []
-    current: Vcpu | None = None
-    for _ in range(slices):
-        now = world.clock.now()
-        vcpu, ns = policy.pick(now)
-        if current is not None and current is not vcpu:
-            schedule.switch_out(current, now)
-        if vcpu is not None:
-            schedule.switch_in(vcpu, now)
-        chosen.append(vcpu)
-        world.clock.time += ns
-        current = vcpu
-    return chosen
-
-
-def test_equal_weights_take_turns() -> None:
-    world, policy = World(64, 64, 64, vcpus=1), Credit()
-    a, b, c = runnable(world, policy, [256, 256, 256])
-    assert run(world, policy, 7) == [a, b, c, a, b, c, a]
-
-
-def test_weights_of_one_to_three() -> None:
-    world, policy = World(64, 64, vcpus=1), Credit()
-    light, heavy = runnable(world, policy, [100, 300])
-    chosen = run(world, policy, 1000)
-    assert abs(chosen.count(heavy) - 750) <= 2
-    assert light.runstate_time[RUNNING] + heavy.runstate_time[RUNNING] >= 999 * SLICE
-
-
-def test_sleepers_earn_nothing_and_blocked_ones_never_run() -> None:
-    world, policy = World(64, 64, vcpus=1), Credit()
-    a, b = runnable(world, policy, [256, 256])
-    assert run(world, policy, 1) == [a]
-    schedule.set_runstate(b, BLOCKED, world.clock.now())
-    assert run(world, policy, 50) == [a] * 50
-    schedule.kick(b)
-    assert run(world, policy, 20).count(b) in (10, 11), "no catching up after a sleep"
-    for vcpu in (a, b):
-        schedule.set_runstate(vcpu, BLOCKED, world.clock.now())
-    assert policy.pick(world.clock.now()) == (None, 0)
-    schedule.kick(a)
-    assert policy.pick(world.clock.now()) == (a, SLICE)
-    policy.remove(a)
-    assert policy.pick(world.clock.now()) == (None, 0)
-
-
-def test_yield_lets_the_other_run() -> None:
-    world, policy = World(64, 64, vcpus=1), Credit()
-    a, b = runnable(world, policy, [256, 256])
-    assert run(world, policy, 1) == [a]
-    first, _ = policy.pick(world.clock.now())
-    assert first is b
-    schedule.switch_in(b, world.clock.now())
-    world.clock.time += 1
-    schedule.yield_processor(b)
-    assert policy.pick(world.clock.now())[0] is a
-    a.runstate = BLOCKED
-    schedule.yield_processor(b)
-    assert policy.pick(world.clock.now())[0] is b, "nobody else: on it goes"
-
-
-def test_a_paused_domain_does_not_run() -> None:
-    world, policy = World(64, 64, vcpus=1), Credit()
-    a, b = runnable(world, policy, [256, 256])
-    a.domain.paused = 1
-    schedule.sleep(a)
-    assert run(world, policy, 3) == [b, b, b]
-    schedule.wake(a)
-    assert a.runstate == OFFLINE
-    a.domain.paused = 0
-    schedule.wake(a)
-    assert a in run(world, policy, 3)
 
 
 # --- anything at all -----------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ def make_store(*domids: int) -> Store:
             name=f"guest{domid}",
             uuid=f"00000000-0000-0000-0000-{domid:012}",
             memory_kib=65536,
+            maximum_kib=65536,
             vcpus=2,
             store_port=1,
             store_mfn=1000 + domid,

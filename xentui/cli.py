@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from typing import TYPE_CHECKING, NoReturn
 
 from xentui import __version__
@@ -19,7 +20,7 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "e": "\x1b", "\\": "\\", "0": "\0"}
 EPILOG = """\
 GUEST is the name of a built-in guest, a kernel (ELF, compressed, or a Linux bzImage), or an xl domain configuration
 (*.cfg). Built-in guests:
-{guests}.
+{guests}
 
 Exit status of --record: 0 when --until matched or every domain shut down by itself, 1 when a domain crashed or --audit
 found something, 2 for a bad command line, configuration or image, 3 when a limit (--for, Ctrl-C) came first or nothing
@@ -28,6 +29,7 @@ could ever happen again.
 examples:
   xentui --record hello.xtrace hello64 --input 'poweroff\\n'
   xentui --record grub.xtrace /usr/lib/grub-xen/grub-x86_64-xen.bin --input 'help\\nhalt\\n'
+  xentui export hello.xtrace --format perfetto -o hello.json
   xentui --record linux.xtrace vmlinuz-6.1.0-amd64 --ramdisk initrd.gz --cmdline console=hvc0 --memory 512
 """
 
@@ -99,7 +101,7 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="xentui",
         description="Xen you can see: a paravirtualizing hypervisor on an emulated processor.",
-        epilog=EPILOG.format(guests=", ".join(guests) or "none"),
+        epilog=EPILOG.format(guests=textwrap.fill(f"{', '.join(guests) or 'none'}.", 116)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -134,6 +136,13 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
         "--seed", metavar="N", type=_number(0, (1 << 64) - 1, "seed"), default=0, help="seed of the machine-frame order"
     )
     add(
+        "--sched",
+        choices=("credit", "bvt"),
+        default="credit",
+        help="who runs next: Xen's credit scheduler (default), or the paper's Borrowed Virtual Time",
+    )
+    add("--core", metavar="DIR", default=".", help="where core files of crashed guests go (on_crash = coredump-...)")
+    add(
         "--audit",
         action="store_true",
         help="recount the frame table from the page tables after every slice (slow); a difference ends the run",
@@ -155,6 +164,10 @@ def run(arguments: list[str]) -> int:
     """Obey the command line; the exit status. Every error is one line on stderr."""
     from xentui.config import ConfigError, built_in_guests
 
+    if arguments[:1] == ["export"]:
+        from xentui.export import run as export
+
+        return export(arguments[1:])
     try:
         options = build_parser(built_in_guests()).parse_args(arguments)
         if options.record is None:

@@ -27,6 +27,9 @@ MAX_MEMORY = 64 << 10
 """MiB; far above what an emulated machine can make use of."""
 MAX_VCPUS = 32
 """XEN_LEGACY_MAX_VCPUS: the vCPUs that have their vcpu_info in the shared page."""
+DEFAULT_WEIGHT, MAX_WEIGHT = 256, 65535
+MAX_CAP = 100
+"""Percent, of the one processor that there is."""
 MAX_CONFIG = 256 << 10
 """Bytes that a configuration may have."""
 
@@ -36,6 +39,7 @@ ACTIONS = (
 )
 EVENTS = ("on_poweroff", "on_reboot", "on_crash", "on_watchdog", "on_soft_reset")
 UNDERSTOOD = {"name", "kernel", "ramdisk", "memory", "maxmem", "vcpus", "cmdline", "extra", "root", "type", "builder"}
+UNDERSTOOD |= {"cpu_weight", "cap"}
 UNDERSTOOD |= set(EVENTS)
 
 
@@ -59,6 +63,10 @@ class GuestSpec:
     """MiB that the domain may grow to; 0 for no more than `memory`."""
     vcpus: int = 1
     cmdline: str = ""
+    cpu_weight: int = DEFAULT_WEIGHT
+    """Share of the processor relative to other domains'."""
+    cap: int = 0
+    """The most of the processor that the domain gets, in percent; 0 for no limit."""
     on_poweroff: str = "destroy"
     on_reboot: str = "restart"
     on_crash: str = "destroy"
@@ -72,6 +80,16 @@ class GuestSpec:
     """The configuration that this was read from."""
     warnings: list[str] = field(default_factory=list)
     """One line each, to be shown to the user: keys that have no effect, and the like."""
+
+
+def total_memory(specs: Iterable[GuestSpec]) -> int:
+    """MiB that all guests need together. Raises ConfigError if the host has not so much."""
+    needs = [max(spec.memory, spec.maxmem) for spec in specs]
+    wanted = sum(needs) + len(needs) // 16  # the hypervisor's own frames for very many domains
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    if wanted > host:
+        raise ConfigError(f"the guests want {wanted} MiB of memory and this host has {host}: give them less (--memory)")
+    return wanted
 
 
 def built_in_guests() -> list[str]:
@@ -157,6 +175,8 @@ def parse_xl_config(path: str | Path) -> GuestSpec:
         raise config.error("maxmem", f"maxmem = {spec.maxmem} is less than memory = {spec.memory}; raise it")
     spec.vcpus = config.number("vcpus", 1, MAX_VCPUS) or 1
     spec.cmdline = _command_line(config)
+    spec.cpu_weight = config.number("cpu_weight", 1, MAX_WEIGHT) or DEFAULT_WEIGHT
+    spec.cap = config.number("cap", 0, MAX_CAP) or 0
     for event in EVENTS:
         action = config.string(event)
         if action is not None and action not in ACTIONS:

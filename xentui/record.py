@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _SHOW_SECONDS = 2.0
 
 def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
     """Run `specs` as the options say; the exit status."""
+    from xentui.config import ConfigError, total_memory
     from xentui.engine.machine import Machine
     from xentui.engine.x86.unicorn_api import UnicornMismatchError
     from xentui.engine.xen.elf import ImageError
@@ -41,16 +43,17 @@ def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
 
     try:
         check_path(options.record)
-        memory = _memory(specs)
         machine = Machine(
-            memory,
+            total_memory(specs),
             pace=options.pace,
+            scheduler=options.sched,
             seed=options.seed,
             direct_traps=not options.no_direct_trap,
             flush=flush,
             **({"wall_clock": time.time_ns()} if options.pace == "fast" else {}),
         )
         machine.audited = options.audit
+        machine.toolstack.core_folder = Path(options.core)
         domains = [machine.create(spec) for spec in specs]
         writer = RecordingWriter(options.record, _header(options, machine, specs, domains))
         with writer:
@@ -58,24 +61,9 @@ def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
             machine.trace.flush()
             writer.close(summary)
         return status
-    except (ImageError, OutOfMemory, RecordingError, UnicornMismatchError, _TooMuchMemory) as error:
+    except (ImageError, OutOfMemory, RecordingError, UnicornMismatchError, ConfigError) as error:
         print(f"xentui: {error}", file=sys.stderr)
         return EXIT_USAGE
-
-
-class _TooMuchMemory(ValueError):
-    """The host has not so much memory."""
-
-
-def _memory(specs: list[GuestSpec]) -> int:
-    """MiB that all guests need together, if the host has them."""
-    wanted = sum(max(spec.memory, spec.maxmem) for spec in specs)
-    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
-    if wanted > host:
-        raise _TooMuchMemory(
-            f"the guests want {wanted} MiB of memory and this host has {host}: give them less (--memory)"
-        )
-    return wanted
 
 
 def _header(
@@ -102,6 +90,8 @@ def _header(
             "maxmem": spec.maxmem,
             "vcpus": spec.vcpus,
             "cmdline": spec.cmdline,
+            "cpu_weight": spec.cpu_weight,
+            "cap": spec.cap,
             "on_poweroff": spec.on_poweroff,
             "on_reboot": spec.on_reboot,
             "on_crash": spec.on_crash,
@@ -113,6 +103,7 @@ def _header(
         "guests": guests,
         "domains": [{"id": domain.id, "name": domain.name, "width": domain.width} for domain in domains],
         "pace": options.pace,
+        "scheduler": options.sched,
         "seed": options.seed,
         "direct_traps": not options.no_direct_trap,
         "clock": {"unit": "bytes of guest code", "bytes_per_ns": BYTES_PER_NS},

@@ -130,6 +130,11 @@ static inline long hypercall_event_channel_op(int command, void *argument)
     return HYPERCALL5(__HYPERVISOR_event_channel_op, command, argument, 0, 0, 0);
 }
 
+static inline long hypercall_grant_table_op(unsigned int command, void *argument, unsigned int count)
+{
+    return HYPERCALL5(__HYPERVISOR_grant_table_op, command, argument, count, 0, 0);
+}
+
 static inline long hypercall_callback_op(int command, void *argument)
 {
     return HYPERCALL5(__HYPERVISOR_callback_op, command, argument, 0, 0, 0);

@@ -6,7 +6,8 @@ and the hypervisor's work is taken from the same counter, so that virtual time i
     now = (deadline - budget[0]) / 2
 
 with the deadline in half nanoseconds: two bytes of code take a nanosecond, and what the hypervisor does costs what
-`COST_*` say. Nothing of the host reaches it.
+`COST_*` say. Nothing of the host reaches it. In half nanoseconds it is the *position* of a run: it grows with every
+instruction, so that a position names one point of a run.
 
 Fast pace: the host's monotonic clock, plus what was skipped while every domain was blocked.
 """
@@ -38,12 +39,20 @@ class Clock(Protocol):
         """Virtual nanoseconds."""
         ...
 
+    def position(self) -> int:
+        """The same in half nanoseconds."""
+        ...
+
     def charge(self, ns: int) -> None:
         """The hypervisor worked this long on a guest's behalf."""
         ...
 
-    def skip_to(self, ns: int) -> None:
-        """Nobody can run before `ns`: go there at once."""
+    def set_deadline(self, position: int) -> None:
+        """Let guest code run until `position`, without moving the time."""
+        ...
+
+    def skip_to(self, position: int) -> None:
+        """Nobody can run before `position`: go there at once."""
         ...
 
 
@@ -59,17 +68,18 @@ class ExactClock:
     def now(self) -> int:
         return (self.deadline - self.budget[0]) >> 1
 
+    def position(self) -> int:
+        return self.deadline - self.budget[0]
+
     def charge(self, ns: int) -> None:
         self.budget[0] -= ns << 1
 
-    def set_deadline(self, ns: int) -> None:
-        """Let guest code run until `ns`, without moving the time."""
-        new = ns << 1
-        self.budget[0] += new - self.deadline
-        self.deadline = new
+    def set_deadline(self, position: int) -> None:
+        self.budget[0] += position - self.deadline
+        self.deadline = position
 
-    def skip_to(self, ns: int) -> None:
-        left = (ns << 1) - (self.deadline - self.budget[0])
+    def skip_to(self, position: int) -> None:
+        left = position - (self.deadline - self.budget[0])
         if left > 0:
             self.budget[0] -= left
 
@@ -81,17 +91,34 @@ class FastClock:
 
     def __init__(self) -> None:
         self.origin = time.monotonic_ns()
+        self.deadline = 1 << 62
+        self._frozen: int | None = None
 
     def now(self) -> int:
-        return time.monotonic_ns() - self.origin
+        return time.monotonic_ns() - self.origin if self._frozen is None else self._frozen
+
+    def position(self) -> int:
+        return self.now() << 1
 
     def charge(self, ns: int) -> None:
         """Nothing: the host's clock has counted it already."""
 
-    def set_deadline(self, ns: int) -> None:
-        """Nothing: slices end by the host's timer."""
+    def set_deadline(self, position: int) -> None:
+        """Remember when the slice ends; it is the host's timer that ends it."""
+        self.deadline = position
 
-    def skip_to(self, ns: int) -> None:
-        ahead = ns - self.now()
+    def skip_to(self, position: int) -> None:
+        ahead = (position >> 1) - self.now()
         if ahead > 0:
             self.origin -= ahead
+
+    def freeze(self) -> None:
+        """Let time stand still until `thaw`: nobody runs, or the machine is put by as a snapshot."""
+        if self._frozen is None:
+            self._frozen = self.now()
+
+    def thaw(self) -> None:
+        """Go on from the moment of `freeze`."""
+        if self._frozen is not None:
+            self.origin = time.monotonic_ns() - self._frozen
+            self._frozen = None

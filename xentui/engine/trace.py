@@ -70,6 +70,7 @@ class Kind:
     SOFTWARE_INTERRUPT = 6
     SYSCALL = 7
     IRET = 8
+    CONTINUATION = 9
     # the hypervisor does an instruction's work for the guest
     EMULATED = 16
     IO_PORT = 17
@@ -185,6 +186,7 @@ FIELDS: dict[int, str] = {
     Kind.SOFTWARE_INTERRUPT: "number=vector:vector a=call:d c=handler:x d=rings:rings_via_xen",
     Kind.SYSCALL: "number=call:d a=arg1:x b=arg2:x c=handler:x d=rings:rings_via_xen",
     Kind.IRET: "a=to_rip:x b=flags:x c=to_rsp:x d=rings:rings_via_xen",
+    Kind.CONTINUATION: "number=hypercall:d a=arg1:x b=arg2:x c=arg3:x d=arg4:x",
     Kind.EMULATED: "number=instruction:emulated a=value:x b=operand:x",
     Kind.IO_PORT: "number=port:x a=write:flag b=bytes:d c=value:x",
     Kind.CPUID: "number=leaf:x a=subleaf:x b=eax_ebx:pair c=ecx_edx:pair",

@@ -11,7 +11,7 @@ from xentui.recording import format as layout
 from xentui.recording.format import CutOff, Entry, RecordingError
 
 _PIECE_BYTES = 1 << 20
-_MOMENTS = frozenset({layout.INPUT, layout.NOTE, layout.SNAPSHOT})
+_MOMENTS = frozenset({layout.INPUT, layout.NOTE, layout.SNAPSHOT, layout.ACTION})
 
 
 class BlockReader:

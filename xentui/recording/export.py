@@ -1,4 +1,4 @@
-"""Recordings for other programs: JSON lines, Chrome/Perfetto traces, and consoles as asciicasts.
+"""Recordings for other programs: JSON lines, Chrome/Perfetto traces, Xen's own format, and consoles as asciicasts.
 
 Text is written directly, with what repeats prepared once: a serializer called for each record costs four times more.
 """
@@ -9,10 +9,10 @@ import codecs
 import json
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import TextIO
+from typing import Any, BinaryIO, TextIO
 
-from xentui.engine.trace import DOMID_XEN, KIND_NAMES, Kind, Record
-from xentui.engine.trace_decode import decode, fields, render, seconds, title
+from xentui.engine.trace import KIND_NAMES, Record
+from xentui.engine.trace_decode import fields, render, seconds, title
 from xentui.recording import format as layout
 from xentui.recording.format import RecordingError
 from xentui.recording.reader import Piece, Recording
@@ -63,46 +63,29 @@ def _json_line(number: int, record: Record, width: int) -> str:
 
 
 def export_perfetto(recording: Recording, out: TextIO, start: int = 0, stop: int | None = None) -> None:
-    """A trace in Chrome's JSON form, which ui.perfetto.dev opens: a process a domain, a thread a vCPU.
+    """A trace in Chrome's JSON form, which ui.perfetto.dev opens (`perfetto`)."""
+    from xentui.recording.perfetto import PerfettoWriter
 
-    Each record is an instant; a vCPU's time on a processor (SCHEDULE) is a slice. Times are virtual, in µs.
-    """
-    widths = recording.domain_widths()
-    out.write('{"displayTimeUnit":"ns","traceEvents":[\n')
-    out.write(",\n".join(_process_names(recording)))
+    writer = PerfettoWriter(out, recording)
+    writer.begin()
     for batch in batches(recording, start, stop):
-        out.write("".join([f",\n{_event(record, widths.get(record.domain, 64))}" for record in batch]))
-    out.write("\n]}\n")
+        writer.write(batch)
+    writer.end()
 
 
-def _process_names(recording: Recording) -> Iterator[str]:
-    names = {DOMID_XEN: "Xen", **recording.domain_names()}
-    for domain in recording.domain_widths():
-        names.setdefault(domain, f"domain {domain}")
-    for domain, name in sorted(names.items()):
-        yield f'{{"ph":"M","pid":{domain},"name":"process_name","args":{{"name":{_quote(name)}}}}}'
+def export_xentrace(recording: Recording, out: BinaryIO, start: int = 0, stop: int | None = None) -> None:
+    """Xen's binary trace format, which xenalyze reads (`xentrace`)."""
+    from xentui.recording.xentrace import XentraceWriter
+
+    writer = XentraceWriter(out, recording.domain_widths())
+    for batch in batches(recording, start, stop):
+        writer.write(batch)
+    writer.flush()
 
 
-def _microseconds(time: int) -> str:
-    return f"{time // 1000}.{time % 1000:03d}"
-
-
-def _event(record: Record, width: int) -> str:
-    if record.kind == Kind.SCHEDULE:
-        return _running(record)
-    return (
-        f'{{"ph":"i","s":"t","ts":{_microseconds(record.time)},"pid":{record.domain},"tid":{record.vcpu},'
-        f'"name":{_quote(title(record))},"args":{{"rip":"{record.rip:#x}","text":{_quote(decode(record, width))}}}}}'
-    )
-
-
-def _running(record: Record) -> str:
-    """The slice of the vCPU that a SCHEDULE record takes off its processor."""
-    domain, vcpu, ran = record.a >> 16, record.a & 0xFFFF, min(record.c, record.time)
-    return (
-        f'{{"ph":"X","ts":{_microseconds(record.time - ran)},"dur":{_microseconds(ran)},"pid":{domain},"tid":{vcpu},'
-        f'"name":"running","args":{{"text":{_quote(decode(record))}}}}}'
-    )
+def talkers(recording: Recording) -> list[int]:
+    """The domains that wrote to their consoles, in the order in which they began to."""
+    return list(dict.fromkeys(piece.domain for piece in recording.console() if piece.direction == layout.OUT))
 
 
 def export_asciicast(recording: Recording, out: TextIO, domain: int | None = None) -> None:
@@ -111,7 +94,7 @@ def export_asciicast(recording: Recording, out: TextIO, domain: int | None = Non
     Times are virtual seconds. What is not UTF-8 becomes U+FFFD; a character cut between two writes is put together.
     """
     if domain is None:
-        domain = next((piece.domain for piece in recording.console() if piece.direction == layout.OUT), None)
+        domain = next(iter(talkers(recording)), None)
     if domain is None:
         raise RecordingError(f"{recording.path}: no domain wrote to its console: there is nothing to play")
     name = recording.domain_names().get(domain, f"domain {domain}")
@@ -130,8 +113,11 @@ def _cast_line(piece: Piece, text: str) -> str:
     return f'[{seconds(piece.time)}, "{code}", {_quote(text)}]\n'
 
 
-def export(recording: Recording, form: str, out: TextIO, domain: int | None = None) -> None:
-    """Write a recording in one of `FORMATS` to a text file. `domain`: whose console, for asciicast."""
+def export(recording: Recording, form: str, out: Any, domain: int | None = None) -> None:
+    """Write a recording in one of `FORMATS` to a file of text, or of bytes where the format is in `BINARY`.
+
+    `domain`: whose console, for asciicast.
+    """
     if form == "asciicast":
         export_asciicast(recording, out, domain)
     elif form in _WHOLE:
@@ -140,7 +126,14 @@ def export(recording: Recording, form: str, out: TextIO, domain: int | None = No
         raise RecordingError(f"no export format {form!r}: choose one of {', '.join(FORMATS)}")
 
 
-_WHOLE: dict[str, Callable[[Recording, TextIO], None]] = {"jsonl": export_jsonl, "perfetto": export_perfetto}
+_WHOLE: dict[str, Callable[[Recording, Any], None]] = {
+    "jsonl": export_jsonl,
+    "perfetto": export_perfetto,
+    "xentrace": export_xentrace,
+}
 
 FORMATS = (*_WHOLE, "asciicast")
 """Names of the export formats."""
+
+BINARY = frozenset({"xentrace"})
+"""Those that are no text."""

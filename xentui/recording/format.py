@@ -23,10 +23,12 @@ CONSOLE = b"CONS"
 INPUT = b"INPT"
 NOTE = b"NOTE"
 SNAPSHOT = b"SNAP"
+IMAGE = b"IMAG"
+ACTION = b"ACTN"
 SUMMARY = b"DONE"
 INDEX = b"INDX"
 TAIL = b"TAIL"
-BLOCK_TYPES = frozenset({HEADER, TRACE, CONSOLE, INPUT, NOTE, SNAPSHOT, SUMMARY, INDEX, TAIL})
+BLOCK_TYPES = frozenset({HEADER, TRACE, CONSOLE, INPUT, NOTE, SNAPSHOT, IMAGE, ACTION, SUMMARY, INDEX, TAIL})
 
 TRACE_HEAD = struct.Struct(f"<QQQI{len(COLUMNS)}I")
 """Before a trace block's columns: first record's number, first and last time, records, each column's packed size."""
@@ -51,6 +53,15 @@ MOMENT = struct.Struct("<Q")
 
 INPUT_HEAD = struct.Struct("<QH")
 """Before the bytes of an input: virtual time, domain."""
+
+ACTION_HEAD = struct.Struct("<QQ")
+"""Before the JSON of an influence from outside: virtual time, and position in half nanoseconds."""
+
+IMAGE_HEAD = struct.Struct("<32sQ")
+"""Before the packed content of a kernel or ramdisk: its SHA-256, its size unpacked."""
+
+MAX_IMAGE_BYTES = 1 << 31
+"""An image never unpacks to more: the reader's guard against a damaged size."""
 
 INDEX_ENTRY = struct.Struct("<4s4xQQQQQQ")
 """One block in the index: the fields of `Entry`."""

@@ -9,6 +9,7 @@ import json
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from hashlib import sha256
 from struct import error as struct_error
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -45,6 +46,14 @@ class Input(NamedTuple):
     time: int
     domain: int
     data: bytes
+
+
+class Influence(NamedTuple):
+    """Something that came from outside, as `writer.action` was given it; `position` in half nanoseconds."""
+
+    time: int
+    position: int
+    action: dict[str, Any]
 
 
 class Note(NamedTuple):
@@ -119,8 +128,12 @@ class Recording:
         return header
 
     def _json(self, entry: Entry) -> dict[str, Any]:
+        return self._object(entry, self._file.payload(entry))
+
+    def _object(self, entry: Entry, text: bytes) -> dict[str, Any]:
+        """A JSON object of a block."""
         try:
-            value = json.loads(self._file.payload(entry))
+            value = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise self._file.damaged(entry.offset, f"not JSON: {error}") from None
         if not isinstance(value, dict):
@@ -281,6 +294,33 @@ class Recording:
                 raise self._file.damaged(entry.offset, "an input is too short")
             time, domain = layout.INPUT_HEAD.unpack_from(payload)
             found.append(Input(time, domain, payload[layout.INPUT_HEAD.size :]))
+        return found
+
+    def actions(self) -> list[Influence]:
+        """The influences from outside, in order."""
+        found = []
+        for entry, payload in self._payloads(layout.ACTION):
+            if len(payload) < layout.ACTION_HEAD.size:
+                raise self._file.damaged(entry.offset, "an action is too short")
+            time, position = layout.ACTION_HEAD.unpack_from(payload)
+            action = self._object(entry, payload[layout.ACTION_HEAD.size :])
+            found.append(Influence(time, position, action))
+        return found
+
+    def images(self) -> dict[str, bytes]:
+        """The kernels and ramdisks that the guests were made from, by their SHA-256 in hexadecimal."""
+        found = {}
+        for entry, payload in self._payloads(layout.IMAGE):
+            try:
+                digest, size = layout.IMAGE_HEAD.unpack_from(payload)
+                if size > layout.MAX_IMAGE_BYTES:
+                    raise ValueError(f"{size} bytes in one image")
+                content = unpack(payload[layout.IMAGE_HEAD.size :], size)
+            except (struct_error, ValueError) as error:
+                raise self._file.damaged(entry.offset, f"an image: {error}") from None
+            if sha256(content).digest() != digest:
+                raise self._file.damaged(entry.offset, "an image is not the one that was recorded")
+            found[digest.hex()] = content
         return found
 
     def notes(self) -> list[Note]:

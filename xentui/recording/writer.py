@@ -149,6 +149,7 @@ class RecordingWriter:
         self._chunk_time = chunk_time
         self._limit = chunk_time
         self._compress: Callable[[bytes], bytes] | None = None
+        self._images: dict[str, bytes] = {}
         self._open = True
         self._file.raw(layout.MAGIC)
         self._file.block(layout.HEADER, body)
@@ -170,6 +171,20 @@ class RecordingWriter:
         head = layout.TRACE_HEAD.pack(self._records, *times, count, *map(len, columns))
         self._file.block(layout.TRACE, head + b"".join(columns), self._records, count, times)
         self._records += count
+        self._write_images()
+
+    def images(self, images: Mapping[str, bytes]) -> None:
+        """Record kernels and ramdisks, by their SHA-256 in hexadecimal, so that the run can be run again anywhere.
+
+        They are written behind the first chunk of records (or at the end), so as not to hold up a guest's first line.
+        """
+        self._images.update(images)
+
+    def _write_images(self) -> None:
+        images, self._images = self._images, {}
+        for digest, content in sorted(images.items()):
+            head = layout.IMAGE_HEAD.pack(bytes.fromhex(digest), len(content))
+            self._file.block(layout.IMAGE, head + self._packed(content), self._records)
 
     def console(self, time: int, domain: int, direction: int, data: bytes) -> None:
         """Record what a domain's console wrote (`format.OUT`) or was given to read (`format.IN`)."""
@@ -199,6 +214,14 @@ class RecordingWriter:
         payload = layout.INPUT_HEAD.pack(time, domain) + bytes(data)
         self._file.block(layout.INPUT, payload, self._records, 0, (time, time))
 
+    def action(self, time: int, position: int, action: Mapping[str, Any]) -> None:
+        """Record an influence from outside (JSON-able), which running again needs; written at once.
+
+        `position`: where it took effect, in half nanoseconds of virtual time.
+        """
+        payload = layout.ACTION_HEAD.pack(time, position) + dump_json(action)
+        self._file.block(layout.ACTION, payload, self._records, 0, (time, time))
+
     def note(self, time: int, text: str) -> None:
         """Record a remark on a moment; written at once."""
         self._file.block(layout.NOTE, layout.MOMENT.pack(time) + text.encode(), self._records, 0, (time, time))
@@ -216,6 +239,7 @@ class RecordingWriter:
             return
         try:
             self._cut_console()
+            self._write_images()
             self._file.block(layout.SUMMARY, dump_json(summary), self._records)
             self._file.seal()
         finally:

@@ -47,6 +47,20 @@ class Pane(Widget, can_focus=True):
 
         until: Any = None
 
+    @dataclass
+    class Break(Message):
+        """Set a breakpoint at a virtual address of a domain, or take away the one that is there."""
+
+        domain: int
+        address: int
+
+    @dataclass
+    class RunTo(Message):
+        """Run until a domain is about to execute the instruction at a virtual address."""
+
+        domain: int
+        address: int
+
     def queries(self) -> list[Query]:
         """What to ask at each refresh while the pane is visible."""
         return []

@@ -1,10 +1,15 @@
-"""Domain control: what xl does in domain 0 (create, reboot, destroy), and the services that every domain needs."""
+"""Domain control: what xl does in domain 0 (create, restart, destroy), and the services that every domain needs.
+
+What a person does to a domain that runs is in control.py, what can be told of it in info.py.
+"""
 
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xentui.engine.dom0 import control
 from xentui.engine.dom0.console import ConsoleBackend
 from xentui.engine.dom0.guest_log import last_lines
 from xentui.engine.dom0.xenstore import Store
@@ -22,7 +27,6 @@ from xentui.engine.xen.page import OutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from xentui.config import GuestSpec
     from xentui.engine.machine import Machine
@@ -58,6 +62,8 @@ class Toolstack:
         self.next_domid = 1
         self.on_output: Callable[[Domain, bytes], None] = lambda domain, data: None
         self.on_end: Callable[[Domain, str], None] = lambda domain, reason: None
+        self.core_folder = Path()
+        """Where the cores of crashed domains go."""
         self._ended: list[Domain] = []
 
     @property
@@ -94,7 +100,7 @@ class Toolstack:
         time.update_wall_clock(domain)
         for vcpu in domain.vcpus:
             time.update_time(vcpu)
-            machine.scheduler.add(vcpu)
+            machine.scheduler.add(vcpu, spec.cpu_weight, spec.cap)
         return domain
 
     def _serve(self, domain: Domain, spec: GuestSpec) -> None:
@@ -105,6 +111,7 @@ class Toolstack:
             name=domain.name,
             uuid=str(uuid.UUID(bytes=domain.handle)),
             memory_kib=domain.tot_pages * 4,
+            maximum_kib=domain.max_pages * 4,
             vcpus=len(domain.vcpus),
             store_port=domain.store_port,
             store_mfn=domain.store_frame,
@@ -151,6 +158,7 @@ class Toolstack:
 
     def type(self, domain: Domain, data: bytes) -> None:
         """Type into a domain's console."""
+        self.machine.end_idle()
         self.services[domain.id].console.type(data)
 
     # --- ending --------------------------------------------------------------------------------------------------
@@ -159,7 +167,9 @@ class Toolstack:
         """Deal with the domains that have shut down since the last call, as their configuration says."""
         while self._ended:
             domain = self._ended.pop(0)
-            service = self.services[domain.id]
+            service = self.services.get(domain.id)
+            if service is None or service.domain is not domain:
+                continue  # destroyed meanwhile
             service.console.poll()
             reason = SHUTDOWN_NAMES.get(domain.shutdown_code or 0, f"code {domain.shutdown_code}")
             if reason == "crash":
@@ -168,19 +178,51 @@ class Toolstack:
                     self.machine.hv.log(line)
             self.store.shut_down(domain.id)
             self.on_end(domain, reason)
-            for vcpu in domain.vcpus:
-                self.machine.scheduler.remove(vcpu)
-            action = {
-                "reboot": service.spec.on_reboot,
-                "crash": service.spec.on_crash,
-                "watchdog": service.spec.on_watchdog,
-                "soft reset": service.spec.on_soft_reset,
-            }.get(reason, service.spec.on_poweroff)
-            if action == "preserve":
-                continue
+            if reason != "suspend":  # which waits to be resumed
+                self._act(domain, service.spec, reason)
+
+    def _act(self, domain: Domain, spec: GuestSpec, reason: str) -> None:
+        """Do with a domain that has ended what its configuration says (xl_vmcontrol.c, handle_domain_death)."""
+        for vcpu in domain.vcpus:
+            self.machine.scheduler.remove(vcpu)
+        action = {
+            "reboot": spec.on_reboot,
+            "crash": spec.on_crash,
+            "watchdog": spec.on_watchdog,
+            "soft reset": spec.on_soft_reset,
+        }.get(reason, spec.on_poweroff)
+        if action.startswith("coredump"):
+            self.dump_core(domain)
+        if action == "preserve":
+            return
+        if action == "rename-restart":
+            self._set_aside(domain)
+        else:
             self.destroy(domain)
-            if action in _RESTARTS:
-                self.create(service.spec)
+        if action in _RESTARTS:
+            try:
+                self.create(spec)
+            except (ImageError, OutOfMemory) as error:
+                self.machine.hv.log(f"{spec.name} cannot be started again: {error}")
+
+    def dump_core(self, domain: Domain) -> Path | None:
+        """Keep a domain's memory and registers in a file of the core folder; where it cannot be written, say so."""
+        from xentui.engine.dom0.core_dump import write_core
+
+        try:
+            path = write_core(domain, self.core_folder)
+        except OSError as error:
+            where = error.filename or self.core_folder
+            self.machine.hv.log(f"{domain.name}: its core cannot be written: {where}: {error.strerror or error}")
+            return None
+        self.machine.hv.log(f"{domain.name}: its core is in {path}")
+        return path
+
+    def _set_aside(self, domain: Domain) -> None:
+        """Keep a domain that has ended under another name, so that a new one can take its place."""
+        names = {other.name for other in self.machine.hv.domains.values()}
+        number = next(number for number in range(1, len(names) + 2) if f"{domain.name}-{number}" not in names)
+        control.rename(self, domain, f"{domain.name}-{number}")
 
     def destroy(self, domain: Domain) -> None:
         """End a domain for good and take back everything that it had."""

@@ -58,6 +58,8 @@ class Connection:
         self._queued_events: set[bytes] = set()
         #: what carries the messages empties its rings when the domain is introduced again
         self.on_restart: Callable[[], None] | None = None
+        #: what carries the messages is told of every event, which comes without a request
+        self.on_event: Callable[[], None] | None = None
         #: disconnected: nothing comes of further requests
         self.closed = False
 
@@ -97,6 +99,8 @@ class Connection:
             return
         self._queued_events.add(payload)
         self._queue(XS_WATCH_EVENT, 0, 0, payload)
+        if self.on_event is not None:
+            self.on_event()
 
     def take(self) -> bytes:
         """Return the next message to send and forget it. Raises IndexError when there is none."""

@@ -20,6 +20,7 @@ def introduce_domain(
     name: str,
     uuid: str,
     memory_kib: int,
+    maximum_kib: int,
     vcpus: int,
     store_port: int,
     store_mfn: int,
@@ -28,7 +29,8 @@ def introduce_domain(
 ) -> None:
     """Make a domain's nodes with the permissions that xl gives them, then introduce it to the store.
 
-    `uuid` is in the usual text form; ports are the guest's own, frame numbers are machine frames.
+    `uuid` is in the usual text form; `maximum_kib` is what the balloon may grow to. Ports are the guest's own, frame
+    numbers are machine frames.
     """
     home, vm = f"/local/domain/{domid}", f"/vm/{uuid}"
     read_only = (Permission(0, PERM_NONE), Permission(domid, PERM_READ))
@@ -54,7 +56,7 @@ def introduce_domain(
         f"{home}/control/platform-feature-multiprocessor-suspend": "1",
         f"{home}/control/platform-feature-xs_reset_watches": "1",
         f"/libxl/{domid}/type": "pv",
-        f"{home}/memory/static-max": str(memory_kib),
+        f"{home}/memory/static-max": str(maximum_kib),
         # a PV domain's video memory is "not given", -1, and is taken off the target: libxl does just that
         f"{home}/memory/target": str(memory_kib + 1),
         f"{home}/memory/videoram": "-1",

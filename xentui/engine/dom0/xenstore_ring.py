@@ -36,16 +36,21 @@ class XenstoreConnection:
         self.store = store
         self.connection = store.connect(domid)
         self.connection.on_restart = self._empty
+        self.connection.on_event = self.poll
         self._incoming = bytearray()
         self._unsent = b""
+        self._polling = False
         #: the guest broke the protocol: nothing is read or written any more
         self.ignored = False
 
     def poll(self) -> None:
         """Take what requests the guest has put into its ring, serve them, and put replies and events into the other."""
-        moved = False
+        if self._polling:
+            return  # a request that is being served has caused an event for the client itself
+        moved, self._polling = False, True
         while not (self.ignored or self.connection.closed) and (self._send() | self._receive()):
             moved = True
+        self._polling = False
         if moved:
             self.notify()
 

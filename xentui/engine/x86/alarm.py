@@ -1,18 +1,19 @@
-"""An alarm that stops an emulator after some of the host's time, for slices in the fast pace.
+"""An alarm that stops an emulator after some of the host's time: for slices in the fast pace, and to look up.
 
 Unicorn's own timeout starts and joins a thread for every run: a tenth of a millisecond each. This is one POSIX timer
-for each emulator instead, whose signal is handled by three instructions of machine code that call `uc_emu_stop`: no
-Python runs, and nothing waits for the interpreter. `uc_emu_stop` only sets flags, so it may be called in a signal
-handler at any moment; a late alarm at worst ends the next slice early.
+for each emulator instead, whose signal is handled by three instructions of machine code that call a function: no
+Python runs, and nothing waits for the interpreter. That is `uc_emu_stop`, which only sets flags, so that it may be
+called in a signal handler at any moment (a late alarm at worst ends the next slice early); or where code is counted,
+one that only sets the block hook's own flag (cpu.py), as a stop must leave no doubt which block has run.
 """
 
 from __future__ import annotations
 
 import ctypes
-import mmap
+import os
 import signal
 
-from xentui.engine.x86 import unicorn_api as uc
+from xentui.engine.x86.native import SIGNAL_HANDLER, MachineCode
 
 _SIGNAL = signal.SIGRTMIN + 3
 _CLOCK_MONOTONIC, _SIGEV_SIGNAL = 1, 0
@@ -53,25 +54,25 @@ _handler_page: list[object] = []
 
 
 def _install_handler() -> None:
-    """Once a process: `mov rdi,[rsi+24]; mov rax,uc_emu_stop; jmp rax` for the signal; siginfo has the emulator."""
+    """Once a process: the signal calls the function, with its argument, that the timer's value points to."""
     if _handler_page:
         return
-    stop = ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0
-    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    page.write(bytes.fromhex("488b7e18 48b8") + stop.to_bytes(8, "little") + bytes.fromhex("ffe0"))
-    anchor = ctypes.c_char.from_buffer(page)
-    action = _SigAction(ctypes.addressof(anchor), flags=_SA_SIGINFO | _SA_RESTART)
+    page = MachineCode(SIGNAL_HANDLER)
+    action = _SigAction(page.address, flags=_SA_SIGINFO | _SA_RESTART)
     if _libc.sigaction(_SIGNAL, ctypes.byref(action), None):
         raise OSError(ctypes.get_errno(), "sigaction for the slice timer")
-    _handler_page.extend((page, anchor))
+    _handler_page.append(page)
 
 
 class Alarm:
-    """The timer of one emulator, given by its Unicorn handle."""
+    """A timer that calls a native function with one argument (both addresses; it must be fit for a signal handler)."""
 
-    def __init__(self, handle: int) -> None:
+    def __init__(self, function: int, argument: int) -> None:
         _install_handler()
-        event = _SigEvent(handle, _SIGNAL, _SIGEV_SIGNAL)
+        self.process = os.getpid()
+        """Whose timer it is."""
+        self._call = (ctypes.c_uint64 * 2)(function, argument)
+        event = _SigEvent(ctypes.addressof(self._call), _SIGNAL, _SIGEV_SIGNAL)
         timer = ctypes.c_void_p()
         if _libc.timer_create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
             raise OSError(ctypes.get_errno(), "timer_create for the slice timer")
@@ -86,4 +87,5 @@ class Alarm:
 
     def close(self) -> None:
         """Delete the timer; before the emulator is."""
-        _libc.timer_delete(ctypes.c_void_p(self._timer))
+        if self.process == os.getpid():
+            _libc.timer_delete(ctypes.c_void_p(self._timer))

@@ -5,28 +5,32 @@ segments, their kernels in ring 1. Nothing here knows of Xen: the machine connec
 methods is called with the guest stopped at the trap, all registers in `state`. Whatever the method leaves there is
 what the guest goes on with.
 
-Virtual time in the exact pace is counted here too, in bytes of guest code: a native hook of seven instructions on every
+Virtual time in the exact pace is counted here too, in bytes of guest code: a native hook of nine instructions on every
 block takes the block's size from `budget[0]` and stops the processor below zero; what a trap cut off is given back
-by `settle`.
+by `settle`. The processor stops at the first instruction boundary where the budget is spent, wherever blocks happen to
+begin: the last instructions run as a block of just so many (`_run_limited`). So time, stops and steps do not depend on
+how code was cut into blocks.
 """
 
 from __future__ import annotations
 
 import ctypes
-import mmap
+import os
 import platform
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
 
+from xentui.engine.x86 import native
 from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.alarm import Alarm
 from xentui.engine.x86.state import (
     CC_OP,
     CC_OP_EFLAGS,
     CC_SRC,
+    CFLAGS_NEXT_BLOCK,
     CPU_ENV,
+    CR2,
     CR3,
     CS_BASE,
     DF,
@@ -35,18 +39,21 @@ from xentui.engine.x86.state import (
     EF_CONDITIONS,
     EF_DF,
     EF_FIXED,
+    EF_IF,
     EFLAGS,
-    EXCEPTION_IS_INT,
     MASK32,
+    MASK64,
     NO_EXCEPTION,
     OLD_EXCEPTION,
     RIP,
+    STATE_SIZE,
     TLB_WINDOW_BEGIN,
     TLB_WINDOW_STEP,
     UC_CPU,
     UC_NO_EXIT_REQUEST,
     State,
 )
+from xentui.engine.x86.trap_hooks import TrapHandlers, TrapHooks
 
 CR0_VALUE = 0x8005_0033  # PG AM WP NE ET MP PE
 CR4_VALUE = 0x0000_0620  # OSXMMEXCPT OSFXSR PAE
@@ -57,39 +64,10 @@ _FAR_FUTURE = 1 << 62
 _WINDOW_STEP = TLB_WINDOW_STEP // 8
 _HOUR = 3_600_000_000_000
 
-# mov edx,edx; mov [rcx+16],rsi; mov [rcx+24],rdx; sub [rcx],rdx; js +1; ret; jmp [rcx+8]
-_BLOCK_HOOK = bytes.fromhex("89d2 48897110 48895118 482911 7801 c3 ff6108")
-
-# The emulator never checks IN and OUT against IOPL or a permission bitmap; it only calls a hook, which must return.
-# RDTSC, checked against CR4.TSD before its hook is called, is never refused by the emulator: TSD stays clear.
-# So the hook is this: call the Python one; if that has set `denied`, raise #GP(0) as the processor would, which leaves
-# the instruction by a long jump, no Python frame in between. The structure behind the last argument is
-# {Python hook, env, raise_exception_err, denied}.
-#   push rbx; mov rbx,rcx (OUT: r8, RDTSC: rsi); call [rbx]; cmp byte [rbx+24],0; jne +2; pop rbx; ret
-#   mov byte [rbx+24],0; mov rdi,[rbx+8]; mov esi,13; xor edx,edx; call [rbx+16]
-_IO_TAIL = "ff13 807b1800 7502 5b c3 c6431800 488b7b08 be0d000000 31d2 ff5310"
-_IN_HOOK = bytes.fromhex("53 4889cb" + _IO_TAIL)
-_OUT_HOOK = bytes.fromhex("53 4c89c3" + _IO_TAIL)
-_RDTSC_HOOK = bytes.fromhex("53 4889f3" + _IO_TAIL)
-# SYSENTER does nothing on the emulator; with no target set (SYSENTER_CS is 0) it is #GP(0) on a processor.
-#   mov rax,[rsi+16]; mov rdi,[rsi+8]; mov esi,13; xor edx,edx; jmp rax
-_SYSENTER_HOOK = bytes.fromhex("488b4610 488b7e08 be0d000000 31d2 ffe0")
-
-
-class TrapHandlers(Protocol):
-    """Who takes the traps. `exception` and `interrupt` get the vector; RIP lies at the instruction for exceptions
-    that are faults and behind it for traps and INT n. The port handlers are asked for every IN and OUT, whatever the
-    ring; None or False means that the guest may not, which comes back as exception #GP. So it is with RDTSC. Where
-    the instruction does not end its block (CPUID, IN, OUT, RDTSC), `unexecuted` says what is left of it."""
-
-    def exception(self, vector: int) -> None: ...
-    def interrupt(self, vector: int) -> None: ...
-    def syscall(self) -> None: ...
-    def invalid_opcode(self) -> None: ...
-    def cpuid(self) -> None: ...
-    def rdtsc(self) -> bool: ...
-    def port_in(self, port: int, size: int) -> int | None: ...
-    def port_out(self, port: int, size: int, value: int) -> bool: ...
+_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
+_NOWHERE = (0, native.NO_BUDGET)
+_FETCH = 16  # page-fault error code: the access was an instruction fetch
+_MOST_INSTRUCTIONS = 512  # of a block (QEMU: TCG_MAX_INSNS)
 
 
 class ProcessorError(RuntimeError):
@@ -110,24 +88,34 @@ class Processor:
             uc.uc_mem_map_ptr(self.handle, 0, ram_size, uc.PROT_ALL, ram_address), "giving the emulator its memory"
         )
         ctypes.c_uint8.from_address(self.handle + UC_NO_EXIT_REQUEST).value = 1
-        self._cpu = ctypes.c_uint64.from_address(self.handle + UC_CPU).value
-        env = self._cpu + CPU_ENV
+        self.cpu = ctypes.c_uint64.from_address(self.handle + UC_CPU).value
+        env = self.cpu + CPU_ENV
         self.state = State.at(env)
-        self._env = env
+        self.env = env
         self._tlb_windows = self._find_tlb_windows(env)
         self._flushes = 0
-        self.flush_page: Callable[[int], None] = partial(uc.tlb_flush_page, self._cpu)
+        self.flush_page: Callable[[int], None] = partial(uc.tlb_flush_page, self.cpu)
         """Drop the translation of the page at an address."""
         self._set_control_registers()
         self.vcpu: object | None = None
         """Whose state is loaded; the processor only carries it."""
         self.failure: BaseException | None = None
-        self._keep: list[object] = []
+        self.keep: list[object] = []
         self._alarm: Alarm | None = None
         self._hooks: list[int] = []
         self.budget = self._block_hook(count_code)
         self.counts_code = count_code
         self.stop_requested = False
+        self._next_block = (
+            memoryview((ctypes.c_uint32 * 1).from_address(self.cpu + CFLAGS_NEXT_BLOCK)).cast("B").cast("I")
+        )
+        if self._next_block[0] != MASK32:
+            raise uc.UnicornMismatchError(
+                f"the emulator's CPUState is not what this engine expects; pip install unicorn=={uc.VERSION}"
+            )
+        self._early_fetch = _NOWHERE
+        """Where, and with what budget left, a fetch faulted before its turn; see `fetched_early`."""
+        self._measuring = False
         self._pin_tlb_windows()
         self.reset_state = self.state.save()
         """The state at reset, from which every vCPU's first one is made."""
@@ -160,42 +148,26 @@ class Processor:
         self.state.i[OLD_EXCEPTION] = NO_EXCEPTION
 
     def _block_hook(self, install: bool) -> memoryview:
-        """Put the native block hook in; its structure is {bytes left, uc_emu_stop, block address, block size}."""
-        words = (ctypes.c_int64 * 4)(0, ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0, 0, 0)
+        """Put the native block hook in; `native` says what its structure holds."""
+        words = (ctypes.c_int64 * native.BLOCK_WORDS)()
+        words[native.STOP_FUNCTION] = ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0
+        words[native.EXEMPT_BUDGET] = native.NO_BUDGET
+        words[native.ENV] = self.env
         if install:
-            self._add_hook(uc.HOOK_BLOCK, self._machine_code(_BLOCK_HOOK), ctypes.addressof(words))
-        self._keep.append(words)
-        self._block = memoryview(words).cast("B").cast("Q")
-        return memoryview(words).cast("B").cast("q")
+            self.add_hook(uc.HOOK_BLOCK, self.machine_code(native.BLOCK_HOOK), ctypes.addressof(words))
+        self.keep.append(words)
+        self._counters = memoryview(words).cast("B")
+        self._block = self._counters.cast("Q")
+        return self._counters.cast("q")
 
-    def _machine_code(self, code: bytes) -> int:
+    def machine_code(self, code: bytes) -> int:
         """The address of a page with these instructions."""
-        page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        page.write(code)
-        anchor = ctypes.c_char.from_buffer(page)
-        self._keep += [page, anchor]
-        return ctypes.addressof(anchor)
+        page = native.MachineCode(code)
+        self.keep.append(page)
+        return page.address
 
-    def _add_refusing_hook(self, instruction: int, code: bytes, hook: Any, words: Any) -> int:
-        """A hook of IN, OUT or RDTSC that can refuse: see `_IO_TAIL`; `words` is its structure."""
-        words[0] = ctypes.cast(hook, ctypes.c_void_p).value or 0
-        self._fill_raise(words)
-        self._keep.append(hook)
-        return self._add_hook(uc.HOOK_INSN, self._machine_code(code), ctypes.addressof(words), instruction)
-
-    def _add_sysenter_hook(self) -> int:
-        words = (ctypes.c_uint64 * 4)()
-        self._fill_raise(words)
-        code = self._machine_code(_SYSENTER_HOOK)
-        return self._add_hook(uc.HOOK_INSN, code, ctypes.addressof(words), uc.INS_SYSENTER)
-
-    def _fill_raise(self, words: Any) -> None:
-        """The part of a native hook's structure with which it raises an exception."""
-        words[1] = self._env
-        words[2] = ctypes.cast(uc.raise_exception_err, ctypes.c_void_p).value or 0
-        self._keep.append(words)
-
-    def _add_hook(self, kind: int, callback: object, data: int = 0, *extra: int) -> int:
+    def add_hook(self, kind: int, callback: object, data: int = 0, *extra: int) -> int:
+        """Add a hook of Unicorn's, an address or a ctypes function, kept alive; `extra` is what its kind takes."""
         hook = ctypes.c_size_t()
         target = ctypes.c_void_p(callback) if isinstance(callback, int) else callback
         error = uc.uc_hook_add(
@@ -209,85 +181,12 @@ class Processor:
             *(ctypes.c_int(value) for value in extra),
         )
         uc.check(error, "adding a hook")
-        self._keep.append(callback)
+        self.keep.append(callback)
         return hook.value or 0
 
     def connect(self, handlers: TrapHandlers) -> None:
         """Hand every trap to `handlers` from now on. An exception of theirs stops the processor; `run` raises it."""
-        i = self.state.i
-        exception, interrupt = handlers.exception, handlers.interrupt
-        syscall, invalid = handlers.syscall, handlers.invalid_opcode
-        cpuid, rdtsc = handlers.cpuid, handlers.rdtsc
-        port_in, port_out = handlers.port_in, handlers.port_out
-        failed = self._failed
-        in_words, out_words, rdtsc_words = (ctypes.c_uint64 * 4)(), (ctypes.c_uint64 * 4)(), (ctypes.c_uint64 * 4)()
-
-        def on_interrupt(_uc: int, vector: int, _data: int) -> None:
-            try:
-                if i[EXCEPTION_IS_INT]:
-                    interrupt(vector)
-                else:
-                    exception(vector)
-                i[OLD_EXCEPTION] = NO_EXCEPTION
-            except BaseException as error:
-                failed(error)
-
-        def on_syscall(_uc: int, _data: int) -> None:
-            try:
-                syscall()
-            except BaseException as error:
-                failed(error)
-
-        def on_invalid(_uc: int, _data: int) -> bool:
-            try:
-                invalid()
-                i[OLD_EXCEPTION] = NO_EXCEPTION
-            except BaseException as error:
-                failed(error)
-            return True
-
-        def on_rdtsc(_uc: int, _data: int) -> int:
-            try:
-                if not rdtsc():
-                    rdtsc_words[3] = 1
-            except BaseException as error:
-                failed(error)
-            return 1
-
-        def on_cpuid(_uc: int, _data: int) -> int:
-            try:
-                cpuid()
-            except BaseException as error:
-                failed(error)
-            return 1
-
-        def on_in(_uc: int, port: int, size: int, _data: int) -> int:
-            try:
-                value = port_in(port, size)
-                if value is not None:
-                    return value
-                in_words[3] = 1
-            except BaseException as error:
-                failed(error)
-            return MASK32
-
-        def on_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
-            try:
-                if not port_out(port, size, value):
-                    out_words[3] = 1
-            except BaseException as error:
-                failed(error)
-
-        self._hooks = [
-            self._add_hook(uc.HOOK_INTR, uc.InterruptHook(on_interrupt)),
-            self._add_hook(uc.HOOK_INSN_INVALID, uc.InvalidHook(on_invalid)),
-            self._add_hook(uc.HOOK_INSN, uc.SyscallHook(on_syscall), 0, uc.INS_SYSCALL),
-            self._add_hook(uc.HOOK_INSN, uc.SkipHook(on_cpuid), 0, uc.INS_CPUID),
-            self._add_refusing_hook(uc.INS_RDTSC, _RDTSC_HOOK, uc.SkipHook(on_rdtsc), rdtsc_words),
-            self._add_sysenter_hook(),
-            self._add_refusing_hook(uc.INS_IN, _IN_HOOK, uc.InHook(on_in), in_words),
-            self._add_refusing_hook(uc.INS_OUT, _OUT_HOOK, uc.OutHook(on_out), out_words),
-        ]
+        self._hooks = TrapHooks(self, handlers).hooks
 
     def disconnect(self) -> None:
         """Take the hooks of `connect` out again."""
@@ -295,7 +194,7 @@ class Processor:
             uc.check(uc.uc_hook_del(self.handle, hook), "removing a hook")
         self._hooks = []
 
-    def _failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
         """Keep the first exception of a hook (one must not cross the C code between) and stop."""
         if self.failure is None:
             self.failure = error
@@ -312,32 +211,171 @@ class Processor:
     # --- running -----------------------------------------------------------------------------------------------
 
     def run(self, microseconds: int = 0) -> None:
-        """Let the loaded vCPU run until it is stopped, the code budget is spent, or the host's time is over.
+        """Let the loaded vCPU run until it is stopped, or its time is over.
 
-        Raises what a trap handler raised, and ProcessorError when the emulator gave up by itself.
+        Its time: `microseconds` of the host's, or where code is counted, until the first instruction boundary at
+        which the budget is spent. Raises what a trap handler raised, and ProcessorError when the emulator gave up
+        by itself.
         """
-        state = self.state
-        state.i[OLD_EXCEPTION] = NO_EXCEPTION
         self.stop_requested = False
-        self.budget[3] = 0
-        if microseconds:
-            self._alarm = self._alarm or Alarm(self.handle)
-            self._alarm.set(microseconds)
+        if not self.counts_code:
+            self.set_alarm(microseconds)
+            self._start()
+            self.set_alarm(0)
+            self._drop_false_flags()
+            return
+        budget = self.budget
+        while budget[0] > 0 and not budget[native.HALT]:
+            self._start()
+            self.settle()
+            rest = budget[0]
+            if self.stop_requested or rest <= 0 or budget[native.HALT]:
+                return
+            self._run_limited(*self._measure(rest))
+            if self.stop_requested:
+                return
+
+    def step(self) -> None:
+        """Let the loaded vCPU execute one instruction, or take the trap that it meets; needs the code clock.
+
+        Each repetition of a REP string instruction is one, as for the processor's own single-step trap.
+        """
+        self.stop_requested = False
+        self._run_limited(1, self._block_of(1))
+
+    def _start(self) -> None:
+        """Run the emulator until something stops it."""
+        state, budget = self.state, self.budget
+        state.i[OLD_EXCEPTION] = NO_EXCEPTION
+        budget[native.BLOCK_SIZE] = 0
+        self._early_fetch = _NOWHERE
         error = uc.uc_emu_start(self.handle, state.q[RIP], NO_ADDRESS, 0, 0)
-        if microseconds and self._alarm:
-            self._alarm.set(0)
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
         if error:
             raise ProcessorError(f"the emulator stopped at RIP {state.q[RIP]:#x}: {uc.uc_strerror(error).decode()}")
-        if self.counts_code and not self.stop_requested and self.budget[0] >= 0:
+        if self.counts_code and not self.stop_requested and budget[0] >= 0 and not budget[native.HALT]:
             raise ProcessorError(f"the emulator gave up at RIP {state.q[RIP]:#x}: a fault within a fault")
 
+    def _drop_false_flags(self) -> None:
+        """After a stop at any moment: CMPXCHG16B has left in CC_SRC what are no flags (see native.BLOCK_HOOK)."""
+        q = self.state.q
+        false = q[CC_SRC] & ~EF_CONDITIONS
+        if self.state.i[CC_OP] == CC_OP_EFLAGS and false:
+            q[EFLAGS] = q[EFLAGS] & ~false | EF_FIXED | EF_IF
+            q[CC_SRC] &= EF_CONDITIONS
+
+    def _run_limited(self, count: int, size: int) -> None:
+        """Run a block of `count` instructions that are `size` bytes, and then stop, whatever the budget is.
+
+        QEMU makes such a block when CPUState.cflags_next_tb asks for one (cpu_exec), and keeps it beside others
+        that begin there, so that nothing is flushed. A trap on the way ends it, and so does every block that it meets.
+        """
+        budget = self.budget
+        budget[native.EXEMPT_BUDGET] = budget[0] - size
+        self._block[native.EXEMPT_ADDRESS] = self.state.q[RIP] + self.state.q[CS_BASE] & MASK64
+        self._counters[8 * native.HALT] = 1
+        self._next_block[0] = count
+        try:
+            self._start()
+        finally:
+            self._next_block[0] = MASK32
+            self._counters[8 * native.HALT] = 0
+            budget[native.EXEMPT_BUDGET] = native.NO_BUDGET
+        self.settle()
+
+    def _block_of(self, count: int) -> int:
+        """Bytes of the block of at most `count` instructions that begins at RIP; 0 where the fetch of it faults.
+
+        It is translated, and stopped by the hook before its first instruction.
+        """
+        budget = self.budget
+        saved = budget[0]
+        budget[0] = -1
+        self._next_block[0] = count
+        self._measuring = True
+        try:
+            self._start()
+            return budget[native.BLOCK_SIZE]
+        finally:
+            self._measuring = False
+            self._next_block[0] = MASK32
+            self.stop_requested = False
+            budget[native.BLOCK_SIZE], budget[0] = 0, saved
+
+    def _measure(self, rest: int) -> tuple[int, int]:
+        """The least number of instructions at RIP that are `rest` bytes or more, and their bytes.
+
+        A block that is longer begins there. The emulator itself is asked, as lengths are what it takes them for.
+        """
+        low, high, total = 0, min(rest, _MOST_INSTRUCTIONS), 0
+        below = 0  # bytes of the first `low` instructions
+        while high - low > 1:
+            middle = min(low + 1 + (rest - below) // 4, high - 1)
+            found = self._block_of(middle)
+            if found >= rest or not found:  # 0: it extends into a page that is not there
+                high, total = middle, found
+            else:
+                low, below = middle, found
+        return high, total or self._block_of(high)
+
+    def fetched_early(self) -> bool:
+        """A page fault on a fetch: is it too early, as an instruction further on in the block has met it?
+
+        The emulator fetches a whole block before its first instruction runs; where it extends into a page that is
+        not there, the processor would have run all before the boundary first. So one instruction runs alone, until
+        the fault comes for the one that it belongs to.
+        """
+        q, budget = self.state.q, self.budget
+        if self._measuring:
+            self.stop()
+            return True
+        if not (q[CR2] ^ (q[RIP] + q[CS_BASE])) >> 12:
+            return False
+        here = (q[RIP], budget[0])
+        if here == self._early_fetch:  # it is the very instruction that extends over the boundary
+            self._early_fetch = _NOWHERE
+            return False
+        self._early_fetch = here
+        self._next_block[0] = 1
+        return True
+
     def stop(self) -> None:
-        """Stop at the next block of guest code (from a trap handler: when it returns)."""
+        """From a trap handler: stop when it returns. The vCPU is done with its slice."""
         self.stop_requested = True
+        state = self.state
+        if state.i[CC_OP] == CC_OP_EFLAGS:
+            state.q[CC_SRC] &= EF_CONDITIONS  # see native.BLOCK_HOOK
         uc.uc_emu_stop(self.handle)
+
+    def pause(self) -> None:
+        """From anywhere: stop soon, at a block's start, so that running on is as if nothing had been."""
+        if self.counts_code:
+            self._counters[native.PAUSE_BYTE] = 1
+        else:
+            self.stop()
+
+    @property
+    def paused(self) -> bool:
+        """Was `pause` called, or did the alarm sound, since `go_on`?"""
+        return bool(self._counters[native.PAUSE_BYTE])
+
+    def go_on(self) -> None:
+        """Forget that `pause` was called."""
+        self._counters[native.PAUSE_BYTE] = 0
+
+    def set_alarm(self, microseconds: int) -> None:
+        """Pause (without the code clock: stop) after so much of the host's time; 0 takes the alarm back."""
+        if self._alarm is None or self._alarm.process != os.getpid():  # a fork has no timers
+            if not microseconds:
+                return
+            if self.counts_code:
+                flag = ctypes.addressof(ctypes.c_char.from_buffer(self._counters, native.PAUSE_BYTE))
+                self._alarm = Alarm(self.machine_code(native.SET_BYTE), flag)
+            else:
+                self._alarm = Alarm(ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0, self.handle)
+        self._alarm.set(microseconds)
 
     def settle(self) -> None:
         """At a trap: give the bytes of the current block behind RIP back to the budget; they were not executed.
@@ -364,8 +402,14 @@ class Processor:
         """RFLAGS as the guest would see it pushed; the condition codes are computed from their lazy form."""
         state = self.state
         if state.i[CC_OP] == CC_OP_EFLAGS:
-            return state.q[EFLAGS] | state.q[CC_SRC] | (EF_DF if state.i[DF] & 0x8000_0000 else 0)
-        return int(uc.read_eflags(self._env))
+            return state.q[EFLAGS] | state.q[CC_SRC] & EF_CONDITIONS | (EF_DF if state.i[DF] & 0x8000_0000 else 0)
+        return int(uc.read_eflags(self.env))
+
+    @staticmethod
+    def flags_of(state: State) -> int:
+        """RFLAGS of a copy of a state."""
+        copy = (ctypes.c_uint8 * STATE_SIZE).from_buffer_copy(state.raw)
+        return int(uc.read_eflags(ctypes.addressof(copy)))
 
     def write_flags(self, value: int) -> None:
         """Set RFLAGS; the caller decides which bits a guest may change."""
@@ -385,11 +429,11 @@ class Processor:
     def flush_tlb(self) -> None:
         """Drop every translation."""
         self._pin_tlb_windows()
-        uc.tlb_flush(self._cpu)
+        uc.tlb_flush(self.cpu)
 
     def flush_code(self) -> None:
         """Drop translated code: needed when memory that holds some was written behind the processor's back."""
-        uc.tb_flush(self._cpu)
+        uc.tb_flush(self.cpu)
 
     def _pin_tlb_windows(self) -> None:
         """Let the emulator's TLB change its size by the number of flushes, never by the host's clock.

@@ -46,6 +46,16 @@ _PROGRAM32 = bytes.fromhex(
     "cd82"  # int 0x82
     "ebfe"  # forever
 )
+# 64-bit, ring 3, at the end of the code page; what follows may not be executed
+_PROGRAM_STOPS = bytes.fromhex(
+    "48ffc0"  # inc rax
+    "48ffc0"
+    "48ffc0"
+    "0fa2"  # cpuid
+    "48ffc0"
+    "48ffc0"
+)
+_STOPS = _CODE + 0x1000 - len(_PROGRAM_STOPS)
 _EXPECTED64 = [
     ("interrupt", 0x80, 20),
     ("exception", 14, 20),
@@ -73,6 +83,8 @@ class _Witness:
         self.errors: list[tuple[int, int]] = []
         self.flags = 0
         self.marks = (0, 0)
+        self.charge = 0
+        """What CPUID costs of the budget."""
 
     def _saw(self, what: str, number: int, length: int) -> None:
         q = self.state.q
@@ -82,6 +94,10 @@ class _Witness:
         q[s.RIP] += length
 
     def exception(self, vector: int) -> None:
+        if vector == 14 and self.state.i[s.ERROR_CODE] & 16:
+            self.seen.append(("fetch", self.state.i[s.ERROR_CODE], self.state.q[s.RIP]))
+            self.processor.stop()
+            return
         if vector == 14:
             self.errors.append((self.state.i[s.ERROR_CODE], self.state.q[s.CR2]))
         two_bytes = self.state.q[s.RIP] - _CODE in (43, 45)
@@ -103,6 +119,7 @@ class _Witness:
 
     def cpuid(self) -> None:
         self._saw("cpuid", 0, 0)
+        self.processor.budget[0] -= self.charge
         self.state.q[s.RDX] = 0x3F8
 
     def rdtsc(self) -> bool:
@@ -141,7 +158,7 @@ def _enter(processor: Processor, ram: memoryview, program: bytes, wide: bool) ->
     hflags = i[s.HFLAGS] & ~(s.HF_CPL | s.HF_ADDSEG | s.HF_CS64) | s.HF_CS32 | s.HF_SS32 | s.HF_LMA
     i[s.HFLAGS] = hflags | (s.HF_CS64 | 3 if wide else 1)
     q[s.GDT_BASE], i[s.GDT + s.LIMIT] = _GDT, 39
-    q[s.RSP], q[s.RIP] = _STACK, _CODE
+    q[s.RSP], q[s.RIP], q[s.RAX] = _STACK, _CODE, 0
     processor.write_flags(s.EF_IF)
     processor.flush_code()
     processor.load_cr3(_TABLES)
@@ -183,12 +200,41 @@ def run(processor: Processor, ram: memoryview) -> None:
     _check(witness.seen == [("interrupt", 0x82, 9)] and q[s.RAX] == 5, "32-bit code in ring 1 ran otherwise")
     _check((q[s.RCX] & 0xFFFF, processor.state.i[s.HFLAGS] & 3) == (_DATA32, 1), "rings or selectors lie elsewhere")
 
+    if processor.counts_code:
+        _stop_exactly(processor, ram, witness)
+
     ram[:_END] = bytes(_END)
     processor.flush_code()
     processor.state.load(fresh)
     processor.flush_tlb()
     processor.budget[0] = processor.budget[3] = 0
     processor.disconnect()
+
+
+def _stop_exactly(processor: Processor, ram: memoryview, witness: _Witness) -> None:
+    """Stops within a block, behind an instruction that does not end one, and before a page that cannot be fetched."""
+    q, budget = processor.state.q, processor.budget
+    _enter(processor, ram, _PROGRAM_STOPS, wide=True)
+    ram[_STOPS : _STOPS + len(_PROGRAM_STOPS)] = _PROGRAM_STOPS
+    q[s.RIP] = _STOPS
+    budget[0] = 4
+    processor.run()
+    where = (q[s.RAX], q[s.RIP] - _STOPS, budget[0])
+    _check(where == (2, 6, -2), f"a block of two instructions ended at {where}")
+    processor.step()
+    where = (q[s.RAX], q[s.RIP] - _STOPS, budget[0])
+    _check(where == (3, 9, -5), f"one instruction ended at {where}")
+    budget[0], witness.charge = 1000, 2000
+    processor.run()
+    where = (q[s.RAX], q[s.RIP] - _STOPS, budget[0])
+    _check(where == (3, 11, -1002), f"CPUID at the end of its time ended at {where}")
+    witness.seen.clear()
+    q[s.RAX], budget[0] = 0, 1000
+    processor.run()
+    _check(
+        witness.seen == [("fetch", 0x15, _CODE + 0x1000)] and (q[s.RAX], budget[0]) == (2, 994),
+        f"a fetch from the next page faulted as {witness.seen}",
+    )
 
 
 def _code_bytes() -> int:

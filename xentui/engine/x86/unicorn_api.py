@@ -68,6 +68,8 @@ tlb_flush = _declare("tlb_flush_x86_64", None, _V)
 tlb_flush_page = _declare("tlb_flush_page_x86_64", None, _V, _U64)
 tb_flush = _declare("tb_flush_x86_64", None, _V)
 raise_exception_err = _declare("raise_exception_err_x86_64", None, _V, ctypes.c_int, ctypes.c_int)
+cpu_loop_exit_noexc = _declare("cpu_loop_exit_noexc_x86_64", None, _V)
+cpu_memory_rw_debug = _declare("cpu_memory_rw_debug_x86_64", ctypes.c_int, _V, _U64, _V, _U64, ctypes.c_int)
 read_eflags = _declare("helper_read_eflags_x86_64", ctypes.c_uint32, _V)
 
 _found = uc_version(None, None)

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xentui.engine.x86.paging import FRAME_MASK, GLOBAL, PRESENT, RW, USER
+from xentui.engine.xen.abi.grant_table import GNTMAP_readonly
 from xentui.engine.xen.domain import NO_FRAME
+from xentui.engine.xen.grant_map import held_by_handle
 from xentui.engine.xen.page import (
     ALLOCATED,
     DOMID_INVALID,
@@ -20,6 +22,8 @@ from xentui.engine.xen.page import (
     NEEDS_SCRUB,
     NONE,
     PAE_XEN_L2,
+    PARTIAL,
+    PARTIAL_SET,
     PINNED,
     SEG,
     SHARED,
@@ -69,15 +73,19 @@ def audit(hv: Hypervisor) -> list[str]:
     pinned = flags & PINNED != 0
     found.references += (flags & ALLOCATED != 0).astype("int64") + pinned
     found.references[0] = 1
-    found.type_uses += pinned.astype("int64") + (kinds == SHARED)
+    found.type_uses += pinned.astype("int64") + (kinds == SHARED) * (flags & ALLOCATED != 0)
     checked = numpy.isin(frames.array("owner"), [d.id for d in hv.domains.values() if not d.validated], invert=True)
     validated = checked & (flags & VALIDATED != 0)
     _walk_l1_tables(hv, (validated & (kinds == L1)).nonzero()[0], found)
-    for mfn in (validated & (kinds >= L2) & (kinds <= L4)).nonzero()[0].tolist():
+    partial = checked & (flags & PARTIAL != 0)
+    found.references += partial
+    found.type_uses += partial
+    for mfn in ((validated | partial) & (kinds >= L2) & (kinds <= L4)).nonzero()[0].tolist():
         _walk_table(hv, mfn, found)
     for domain in hv.domains.values():
         if domain.validated:
             _count_vcpus(domain, found)
+        _count_grants(domain, found)
     for mfn in _doubtful(hv, found):
         if checked[mfn]:
             _compare(hv, mfn, found)
@@ -90,9 +98,13 @@ def _use(found: _Counts, mfn: int) -> None:
 
 
 def _count_vcpus(domain: Domain, found: _Counts) -> None:
-    """Uses that vCPUs make: base pointers, descriptor tables, a vcpu_info in the guest's own memory."""
+    """Uses that vCPUs make: base pointers, descriptor tables, vcpu_info and event queues in the guest's own memory."""
     hv = domain.hv
+    for mfn in domain.event_frames:
+        _use(found, mfn)
     for vcpu in domain.vcpus:
+        if vcpu.old_guest_table != NO_FRAME:
+            found.references[vcpu.old_guest_table] += 1
         for top, level in ((vcpu.guest_table, L3 if vcpu.width == 32 else L4), (vcpu.guest_table_user, L4)):
             if top != NO_FRAME:
                 _use(found, top)
@@ -107,6 +119,16 @@ def _count_vcpus(domain: Domain, found: _Counts) -> None:
             entry = hv.ram64[index]
             if entry & PRESENT and index & 31 >= 16:
                 _use(found, (entry & FRAME_MASK) >> 12)
+
+
+def _count_grants(domain: Domain, found: _Counts) -> None:
+    """Uses that a domain's mappings of granted frames make beyond the entries of its page tables."""
+    for mapping in domain.grants.maptrack.mappings.values():
+        frame = mapping.granter.grants.active[mapping.reference].frame
+        times = held_by_handle(domain, mapping.flags)
+        found.references[frame] += times
+        if not mapping.flags & GNTMAP_readonly:
+            found.type_uses[frame] += times
 
 
 def _walk_l1_tables(hv: Hypervisor, tables: Any, found: _Counts) -> None:
@@ -160,7 +182,15 @@ def _walk_table(hv: Hypervisor, mfn: int, found: _Counts) -> None:
     if domain is None:
         found.problems.append(f"a page table without a domain: {frames.describe(mfn)}")
         return
-    for slot, entry in enumerate(hv.ram64[mfn << 9 : (mfn + 1) << 9].tolist()):
+    flags, end = frames.flags[mfn], 512
+    if flags & PARTIAL:
+        # of a table that is on its way to be one or back, the first entries are in use, and perhaps half of one more
+        end = frames.nr_validated[mfn]
+        if flags & PARTIAL_SET:
+            found.references[(hv.ram64[(mfn << 9) + end] & FRAME_MASK) >> 12] += 1
+    for slot, entry in enumerate(hv.ram64[mfn << 9 : (mfn << 9) + end].tolist()):
+        if flags & PARTIAL and _is_xen_slot(flags, level, slot):
+            continue
         if _is_xen_slot(frames.flags[mfn], level, slot):
             _check_xen_slot(hv, domain, mfn, level, slot, entry, found)
         elif entry & PRESENT:
@@ -220,7 +250,7 @@ def _doubtful(hv: Hypervisor, found: _Counts) -> list[int]:
     frames = hv.frames
     owner, kind, flags, uses = (frames.array(column) for column in ("owner", "type", "flags", "type_count"))
     doubt = (frames.array("ref_count") != found.references) | (uses != found.type_uses)
-    doubt |= (kind >= L1) & (kind <= SEG) | (flags & PINNED != 0)
+    doubt |= (kind >= L1) & (kind <= SEG) | (flags & (PINNED | PARTIAL) != 0)
     nobodys = (owner == DOMID_XEN) | (owner == DOMID_INVALID)
     doubt |= nobodys & ((kind != NONE) | (flags & (0xFF ^ (ALLOCATED | NEEDS_SCRUB)) != 0))
     doubt |= (owner == DOMID_INVALID) & (frames.array("ref_count") != 0)
@@ -237,9 +267,11 @@ def _compare(hv: Hypervisor, mfn: int, found: _Counts) -> None:
         problems.append(f"{what}: the walk finds {found.references[mfn]} references")
     if frames.type_count[mfn] != found.type_uses[mfn]:
         problems.append(f"{what}: the walk finds {found.type_uses[mfn]} uses as {type_name(kind, flags)}")
-    if kind in (L1, L2, L3, L4) and bool(flags & VALIDATED) != (frames.type_count[mfn] > 0):
+    if flags & PARTIAL and (kind not in (L2, L3, L4) or flags & VALIDATED or frames.type_count[mfn] != 1):
+        problems.append(f"{what}: partially validated")
+    elif kind in (L1, L2, L3, L4) and bool(flags & (VALIDATED | PARTIAL)) != (frames.type_count[mfn] > 0):
         problems.append(f"{what}: validated is {bool(flags & VALIDATED)}")
-    if kind in (L1, L2, L3, L4) and flags & VALIDATED and frames.linear[mfn] != found.linear[mfn]:
+    if kind in (L1, L2, L3, L4) and flags & (VALIDATED | PARTIAL) and frames.linear[mfn] != found.linear[mfn]:
         problems.append(f"{what}: linear count {frames.linear[mfn]}, the walk finds {found.linear[mfn]}")
     if flags & PINNED and kind not in (L1, L2, L3, L4):
         problems.append(f"{what}: pinned")

@@ -14,6 +14,7 @@ from xentui.engine.x86.state import (
     CC_OP_EFLAGS,
     CS,
     EF_AC,
+    EF_CONDITIONS,
     EF_IF,
     EF_IOPL,
     EF_NT,
@@ -72,7 +73,7 @@ def bounce64(vcpu: Vcpu, address: int, masks_events: bool, error_code: int | Non
     """The same for a 64-bit guest, whose handlers all run in the flat kernel segments."""
     q, info = vcpu.q, vcpu.info
     rcx, stack, r11, rip, eflags, conditions, cc_op, df, selector, ss = _REGISTERS(vcpu.processor.state.raw)
-    flags = eflags | conditions if cc_op == CC_OP_EFLAGS and df == 1 else vcpu.processor.read_flags()
+    flags = eflags | conditions & EF_CONDITIONS if cc_op == CC_OP_EFLAGS and df == 1 else vcpu.processor.read_flags()
     if vcpu.kernel_mode:
         selector &= 0xFFFC  # ring 0 in the frame tells the guest that it was in its kernel
         top = stack

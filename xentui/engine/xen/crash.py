@@ -10,6 +10,7 @@ from xentui.engine.x86.paging import FRAME_MASK, PRESENT, flag_names
 from xentui.engine.xen import guest_access
 from xentui.engine.xen.abi.sched import SHUTDOWN_crash
 from xentui.engine.xen.hypervisor import VERSION_EXTRA, VERSION_MAJOR, VERSION_MINOR
+from xentui.engine.xen.vcpu_context import state_of
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import Vcpu
@@ -28,10 +29,11 @@ def domain_crash(vcpu: Vcpu, reason: str) -> None:
     for line in register_dump(vcpu):
         hv.log(line)
     domain.shutdown_code = SHUTDOWN_crash
-    q = vcpu.q
+    domain.crashed_vcpu = vcpu
+    state = state_of(vcpu)
     hv.put(
-        hv.clock.now(), q[s.RIP], Kind.DOMAIN_CRASH, vcpu.id, domain.id, SHUTDOWN_crash,
-        q[s.CR2], vcpu.i[s.ERROR_CODE], 0, 0, 0,
+        hv.clock.now(), state.q[s.RIP], Kind.DOMAIN_CRASH, vcpu.id, domain.id, SHUTDOWN_crash,
+        state.q[s.CR2], state.i[s.ERROR_CODE], 0, 0, 0,
     )  # fmt: skip
     hv.reschedule()
     if domain.on_shutdown:
@@ -40,13 +42,15 @@ def domain_crash(vcpu: Vcpu, reason: str) -> None:
 
 def register_dump(vcpu: Vcpu) -> list[str]:
     """What real Xen prints of a crashed vCPU: registers, control registers, the page walk of RIP, and its stack."""
-    q, i = vcpu.q, vcpu.i
-    mode = "kernel" if vcpu.in_kernel else "user"
+    state = state_of(vcpu)
+    q, i = state.q, state.i
+    kernel = vcpu.kernel_mode if vcpu.width == 64 else i[s.HFLAGS] & s.HF_CPL == 1
+    mode = "kernel" if kernel else "user"
     lines = [
         f"----[ Xen-{VERSION_MAJOR}.{VERSION_MINOR}{VERSION_EXTRA}  x86_64  (emulated)  {vcpu.width}-bit guest ]----",
         f"CPU:    0   {vcpu.name} ({mode} mode)",
         f"RIP:    {i[s.CS] & 0xFFFF:04x}:[<{q[s.RIP]:016x}>]",
-        f"RFLAGS: {vcpu.processor.read_flags():016x}   EM: {vcpu.info[1]}   CONTEXT: pv guest ({vcpu.name})",
+        f"RFLAGS: {vcpu.processor.flags_of(state):016x}   EM: {vcpu.info[1]}   CONTEXT: pv guest ({vcpu.name})",
     ]
     names = (
         (("rax", s.RAX), ("rbx", s.RBX), ("rcx", s.RCX)),
@@ -63,7 +67,7 @@ def register_dump(vcpu: Vcpu) -> list[str]:
     selectors = (("ds", s.DS), ("es", s.ES), ("fs", s.FS), ("gs", s.GS), ("ss", s.SS), ("cs", s.CS))
     lines.append(f"fsb: {q[s.FS_BASE]:016x}   gsb: {q[s.GS_BASE]:016x}   gss: {vcpu.inactive_gs_base:016x}")
     lines.append("   ".join(f"{name}: {i[index] & 0xFFFF:04x}" for name, index in selectors))
-    lines += page_walk(vcpu, q[s.RIP]) + stack_trace(vcpu)
+    lines += page_walk(vcpu, q[s.RIP]) + stack_trace(vcpu, q[s.RSP])
     return lines
 
 
@@ -85,10 +89,10 @@ def page_walk(vcpu: Vcpu, address: int) -> list[str]:
     return lines
 
 
-def stack_trace(vcpu: Vcpu) -> list[str]:
-    """The words at the top of the guest's stack, or where reading them faulted."""
+def stack_trace(vcpu: Vcpu, pointer: int) -> list[str]:
+    """The words at the top of the guest's stack, to which `pointer` points, or where reading them faulted."""
     size = vcpu.width // 8
-    top = vcpu.q[s.RSP] & (s.MASK64 if size == 8 else s.MASK32)
+    top = pointer & (s.MASK64 if size == 8 else s.MASK32)
     lines = [f"Guest stack trace from rsp={top:016x}:"]
     words: list[str] = []
     for number in range(_STACK_WORDS):

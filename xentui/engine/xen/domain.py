@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from xentui.engine.x86.cpu import Processor
     from xentui.engine.xen.event_channel import EventChannels
-    from xentui.engine.xen.grant_table import GrantTable
+    from xentui.engine.xen.grant_entries import GrantTable
     from xentui.engine.xen.hypervisor import Hypervisor
 
 # RUNSTATE_* of public/vcpu.h
@@ -66,6 +66,9 @@ class Vcpu:
         """Frame of the user L4 of a 64-bit guest."""
         self.monitor_table = NO_FRAME
         """The hypervisor's own L4 above a 32-bit guest's L3."""
+        self.old_guest_table = NO_FRAME
+        """A page table that is on its way out, PARTIAL, with a reference of this vCPU's: the next hypercall on page
+        tables goes on with it before all else (Xen: arch.old_guest_table)."""
         self.kernel_ss, self.kernel_sp = 0, 0
         self.inactive_gs_base = 0
         """The GS base of the mode that is not running: the user's while in the kernel, and the other way round."""
@@ -94,12 +97,17 @@ class Vcpu:
         """vcpu_info: byte 0 is evtchn_upcall_pending, byte 1 evtchn_upcall_mask."""
         self.info_frame, self.info_offset = NO_FRAME, 0
         self.online = False
+        self.parked = False
+        """The scheduler does not let it run for now, because its domain has used more than its cap."""
         self.runstate = OFFLINE
         self.runstate_since = 0
         self.runstate_time = [0, 0, 0, 0]
         self.runstate_area = 0
         """Guest virtual address of the runstate area it registered, or 0."""
         self.time_area = 0
+        self.in_multicall = False
+        self.continuation: tuple[int, ...] | None = None
+        """The arguments with which the entry of a multicall that was preempted goes on (continuation.py)."""
         self.poll_ports: tuple[int, ...] | None = None
         self.virq_ports: dict[int, int] = {}
         self.nmi_pending = self.in_nmi = False
@@ -110,6 +118,11 @@ class Vcpu:
     def name(self) -> str:
         """`d1v0`, as Xen's log has it."""
         return f"d{self.domain.id}v{self.id}"
+
+    @property
+    def runnable(self) -> bool:
+        """May it run, unless it is blocked? (Xen: vcpu_runnable)"""
+        return self.online and not self.parked and self.domain.runnable
 
     @property
     def in_kernel(self) -> bool:
@@ -172,6 +185,8 @@ class Domain:
         """Refusals of the page-table validator that the log has told or counted."""
         self.lazy_nx: set[int] = set()
         """`ram64` indices of initial L1 entries whose NX is the builder's, to be taken off at the first fetch."""
+        self.event_frames: list[int] = []
+        """Frames of its own in which the FIFO event channels' queues are."""
         self.events: EventChannels
         self.grants: GrantTable
         self.console_frame, self.console_port = NO_FRAME, 0
@@ -181,6 +196,8 @@ class Domain:
         self.announced_shutdown_code: int | None = None
         """The reason that the domain gave in advance (SCHEDOP_shutdown_code); it counts before all later ones."""
         self.crash_reason = ""
+        self.crashed_vcpu: Vcpu | None = None
+        """The vCPU that made the domain crash."""
         self.console_io_line = bytearray()
         """What it has written by CONSOLEIO_write of a line not ended yet."""
         self.paused = 0

@@ -25,7 +25,7 @@ from xentui.engine.xen.boot_tables import BootTables
 from xentui.engine.xen.domain import OFFLINE, RUNNABLE, Domain, Vcpu
 from xentui.engine.xen.elf import ImageError
 from xentui.engine.xen.event_channel import EventChannels
-from xentui.engine.xen.grant_table import GrantTable
+from xentui.engine.xen.grant_entries import GrantTable
 
 if TYPE_CHECKING:
     from xentui.engine.x86.cpu import Processor

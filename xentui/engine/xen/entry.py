@@ -17,6 +17,7 @@ from xentui.engine.x86.state import (
     CC_OP_EFLAGS,
     CC_SRC,
     DF,
+    EF_CONDITIONS,
     EFLAGS,
     ERROR_CODE,
     HFLAGS,
@@ -103,7 +104,7 @@ class Entry:
             number = rax & MASK32
             if number != _IRET:  # which sets R11 itself
                 plain = i[CC_OP] == CC_OP_EFLAGS and i[DF] == 1
-                q[R11] = q[EFLAGS] | q[CC_SRC] if plain else read_flags()
+                q[R11] = q[EFLAGS] | q[CC_SRC] & EF_CONDITIONS if plain else read_flags()
             if vcpu.kernel_mode and vcpu.width == 64:
                 count += 1
                 if exact:

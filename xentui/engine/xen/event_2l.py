@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TwoLevel:
-    """How the ports of one domain become pending, masked and selected. The FIFO ABI will be a class beside this one.
+    """How the ports of one domain become pending, masked and selected. The FIFO ABI is a class beside this one.
 
     Callers have checked that the port exists. `vcpu` is whom the port notifies.
     """
@@ -74,10 +74,16 @@ class TwoLevel:
         """Does the port's mask hold its event back?"""
         return bool(self.domain.shared_info[self._mask + (port >> 3)] & 1 << (port & 7))
 
+    def is_busy(self, _port: int) -> bool:
+        """A port that is closed can be given away at once."""
+        return False
+
+    def start(self, port: int) -> None:
+        """The port has just been bound."""
+
     def select_all(self, vcpu: Vcpu) -> None:
         """Make the vCPU look at every word, because its vcpu_info has moved (Xen: map_vcpu_info)."""
-        size = 4 if self.domain.width == 32 else 8
-        vcpu.info[self._selector : self._selector + size] = b"\xff" * size
+        select_all(vcpu)
 
     def _select(self, vcpu: Vcpu, port: int) -> None:
         """Set the selector bit of the port's word and, if nothing was selected before, ask for an upcall."""
@@ -89,6 +95,13 @@ class TwoLevel:
             info[index] |= bit
             if not info[0]:
                 mark_events_pending(vcpu, port)
+
+
+def select_all(vcpu: Vcpu) -> None:
+    """Set all of a vCPU's selector word."""
+    layout = LAYOUT32 if vcpu.width == 32 else LAYOUT64
+    start = layout.VCPU_INFO_evtchn_pending_sel
+    vcpu.info[start : start + layout.WORD_SIZE] = b"\xff" * layout.WORD_SIZE
 
 
 def mark_events_pending(vcpu: Vcpu, port: int) -> None:

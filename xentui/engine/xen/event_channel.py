@@ -2,8 +2,8 @@
 
 A *port* is one end of a channel. Its other end is a port of another domain, a virtual interrupt (VIRQ), another vCPU
 of the same domain (IPI), or a back end of the control domain, which is Python and gets a call. Sending makes the
-other end *pending*: bits in guest memory, handled by the ABI in use (`event_2l.TwoLevel`). The upcall into the guest
-is not made here: whoever returns to the guest looks at `vcpu.info[0]` (pending) and `vcpu.info[1]` (masked).
+other end *pending*: bits in guest memory, handled by the ABI in use (event_2l.py, event_fifo.py). The upcall into
+the guest is not made here: whoever returns to it looks at `vcpu.info[0]` (pending) and `vcpu.info[1]` (masked).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from xentui.engine.xen.abi.core import (
     VIRQ_XENOPROF,
     VIRQ_XENPMU,
 )
-from xentui.engine.xen.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, ESRCH
+from xentui.engine.xen.abi.errno import EACCES, EEXIST, EINVAL, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
 from xentui.engine.xen.abi.layout64 import LAYOUT64 as LAYOUT  # these structures are the same for both word sizes
 from xentui.engine.xen.event_2l import TwoLevel
+from xentui.engine.xen.event_fifo import Fifo, control_block_fits
 from xentui.engine.xen.physdev import NR_PIRQS
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class EventChannels:
 
     def __init__(self, domain: Domain, max_port: int = DEFAULT_MAX_PORT) -> None:
         self.domain = domain
-        self.abi = TwoLevel(domain)
+        self.two_level = TwoLevel(domain)
+        self.abi: TwoLevel | Fifo = self.two_level
+        """The ABI in use: the guest may change to the FIFO one."""
         self.max_port = max_port
         self.channels: list[Channel] = []
         self.pollers: list[Vcpu] = []
@@ -108,7 +111,7 @@ class EventChannels:
         if self.domain.dying:
             return -EINVAL
         for port, channel in enumerate(self.channels):
-            if channel.state == FREE:
+            if channel.state == FREE and not self.abi.is_busy(port):
                 return port if port <= self.max_port else -ENOSPC
         port = len(self.channels)
         if port > self.max_port or port >= self.abi.ports:
@@ -131,6 +134,7 @@ class EventChannels:
         if port >= 0:
             channel = self.channels[port]
             channel.state, channel.remote_domid = UNBOUND, remote_domid
+            self.abi.start(port)
         return port
 
     def bind_backend(self, port: int, callback: Callable[[], None]) -> None:
@@ -163,6 +167,7 @@ class EventChannels:
         """Close every port; the domain is going. The other ends see theirs become unbound."""
         for port in self.used():
             self.close(port)
+        self._leave_fifo()
 
     # --- operations ------------------------------------------------------------------------------------------------
 
@@ -210,6 +215,7 @@ class EventChannels:
         ours = self.channels[port]
         ours.state, ours.remote, ours.remote_domid, ours.remote_port = INTERDOMAIN, remote, remote_domid, remote_port
         theirs.state, theirs.remote, theirs.remote_domid, theirs.remote_port = INTERDOMAIN, domain, domain.id, port
+        self.abi.start(port)
         # What was sent while the other port was unbound is lost: better one event too many.
         self.set_pending(port)
         return port
@@ -228,6 +234,7 @@ class EventChannels:
             channel = self.channels[port]
             channel.state, channel.notify_vcpu, channel.virq = VIRQ, vcpu_id, virq
             vcpu.virq_ports[virq] = port
+            self.abi.start(port)
         return port
 
     def bind_ipi(self, vcpu_id: int) -> int:
@@ -238,6 +245,7 @@ class EventChannels:
         if port >= 0:
             channel = self.channels[port]
             channel.state, channel.notify_vcpu = IPI, vcpu_id
+            self.abi.start(port)
         return port
 
     def close(self, port: int) -> int:
@@ -278,8 +286,37 @@ class EventChannels:
             self.abi.unmask(self.vcpu_of(port), port)
         return 0
 
+    def init_control(self, vcpu_id: int, mfn: int, offset: int) -> int:
+        """Give a vCPU its control block; the first one makes the FIFO ABI the domain's. 0 or a negative error."""
+        if vcpu_id >= len(self.domain.vcpus):
+            return -ENOENT
+        if not control_block_fits(offset):
+            return -EINVAL
+        fifo = self.abi if isinstance(self.abi, Fifo) else Fifo(self.domain)
+        error = fifo.map_control(vcpu_id, mfn, offset)
+        if not error and self.abi is not fifo:
+            fifo.take_over(range(1, min(len(self.channels), self.abi.ports)))
+            self.abi = fifo
+        return error
+
+    def _leave_fifo(self) -> None:
+        """Back to the two-level ABI."""
+        if isinstance(self.abi, Fifo):
+            self.abi.release()
+            self.abi = self.two_level
+
+    def set_priority(self, port: int, priority: int) -> int:
+        """The FIFO ABI's priority of a port; the two-level ABI has none (xen/event.h, evtchn_port_set_priority)."""
+        if not self.valid(port):
+            return -EINVAL
+        if not isinstance(self.abi, Fifo):
+            return -ENOSYS
+        if self.channels[port].state <= RESERVED:
+            return -EACCES
+        return self.abi.set_priority(port, priority)
+
     def reset(self) -> int:
-        """Close all ports, the builder's too."""
+        """Close all ports, the builder's too, and go back to the two-level ABI."""
         self.destroy()
         return 0
 
@@ -411,10 +448,27 @@ def _reset(vcpu: Vcpu, arg: int) -> int:
     return _foreign(vcpu, dom) or vcpu.domain.events.reset()
 
 
+def _init_control(vcpu: Vcpu, arg: int) -> int:
+    mfn, offset, vcpu_id, _ = LAYOUT.STRUCT_evtchn_init_control.unpack(
+        guest_access.read(vcpu, arg, LAYOUT.EVTCHN_INIT_CONTROL_SIZE)
+    )
+    error = vcpu.domain.events.init_control(vcpu_id, mfn, offset)
+    if not error:
+        guest_access.write(vcpu, arg + LAYOUT.EVTCHN_INIT_CONTROL_link_bits, bytes((abi.EVTCHN_FIFO_LINK_BITS,)))
+    return error
+
+
+def _expand_array(vcpu: Vcpu, arg: int) -> int:
+    (mfn,) = LAYOUT.STRUCT_evtchn_expand_array.unpack(guest_access.read(vcpu, arg, LAYOUT.EVTCHN_EXPAND_ARRAY_SIZE))
+    fifo = vcpu.domain.events.abi
+    return fifo.expand(mfn) if isinstance(fifo, Fifo) else -EOPNOTSUPP
+
+
 def _set_priority(vcpu: Vcpu, arg: int) -> int:
-    """Priorities are the FIFO ABI's; the two-level one has none."""
-    port, _ = LAYOUT.STRUCT_evtchn_set_priority.unpack(guest_access.read(vcpu, arg, LAYOUT.EVTCHN_SET_PRIORITY_SIZE))
-    return -ENOSYS if vcpu.domain.events.valid(port) else -EINVAL
+    port, priority = LAYOUT.STRUCT_evtchn_set_priority.unpack(
+        guest_access.read(vcpu, arg, LAYOUT.EVTCHN_SET_PRIORITY_SIZE)
+    )
+    return vcpu.domain.events.set_priority(port, priority)
 
 
 _OPERATIONS: dict[int, Callable[[Vcpu, int], int]] = {
@@ -428,5 +482,7 @@ _OPERATIONS: dict[int, Callable[[Vcpu, int], int]] = {
     abi.EVTCHNOP_bind_vcpu: _bind_vcpu,
     abi.EVTCHNOP_unmask: _unmask,
     abi.EVTCHNOP_reset: _reset,
+    abi.EVTCHNOP_init_control: _init_control,
+    abi.EVTCHNOP_expand_array: _expand_array,
     abi.EVTCHNOP_set_priority: _set_priority,
 }

@@ -20,6 +20,7 @@ from xentui.engine.xen import (
     kernel,
     memory,
     mm,
+    mmu_update,
     mmuext,
     physdev,
     schedule,
@@ -30,6 +31,7 @@ from xentui.engine.xen import (
 from xentui.engine.xen.abi import arch_x86_64 as arch
 from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi.errno import EFAULT, EINVAL, ENODEV, ENOSYS, EPERM
+from xentui.engine.xen.continuation import create_continuation, preempt_check
 from xentui.engine.xen.guest_access import GuestFault
 
 if TYPE_CHECKING:
@@ -104,29 +106,51 @@ _RESULTS = {32: struct.Struct("<I"), 64: struct.Struct("<Q")}
 
 
 def do_multicall(vcpu: Vcpu, calls: int, count: int, _c: int, _d: int) -> int:
-    """Several hypercalls in one trap; each entry's result is written back into it."""
+    """Several hypercalls in one trap; each entry's result is written back into it. It gives way between entries."""
     count &= MASK32
+    if not guest_access.access_ok(vcpu, calls, count * _ENTRIES[vcpu.width].size):
+        return -EFAULT
+    vcpu.in_multicall = True
+    try:
+        result, left = _multicall(vcpu, calls, count)
+    finally:
+        vcpu.in_multicall = False
+        vcpu.continuation = None
+    if not left:
+        return result
+    calls += (count - left) * _ENTRIES[vcpu.width].size
+    return create_continuation(vcpu, nr.HYPERCALL_multicall, calls, left)
+
+
+def _multicall(vcpu: Vcpu, calls: int, count: int) -> tuple[int, int]:
+    """Carry out the entries of a multicall; its result, and how many entries are left to do after a preemption."""
     layout, result_layout = _ENTRIES[vcpu.width], _RESULTS[vcpu.width]
     size, word = layout.size, result_layout.size
     mask = MASK64 if word == 8 else MASK32
-    if not guest_access.access_ok(vcpu, calls, count * size):
-        return -EFAULT
     hv, space, ram, q = vcpu.hv, vcpu.space, vcpu.ram, vcpu.q
     now, charge, put = hv.clock.now, hv.clock.charge, hv.put
     vcpu_id, domain = vcpu.id, vcpu.domain
-    for entry in range(calls, calls + count * size, size):
+    for done in range(count):
+        if done and preempt_check(vcpu):
+            return 0, count - done
+        entry = calls + done * size
         within = entry & 0xFFF
         base = space.reads.get(entry >> 12)
         if base is not None and within <= 0x1000 - size:
-            number, _, a, b, c, d, e, _ = layout.unpack_from(ram, base + within)
+            number, _, a, b, c, d, e, last = layout.unpack_from(ram, base + within)
         else:
-            number, _, a, b, c, d, e, _ = layout.unpack(guest_access.read(vcpu, entry, size))
+            number, _, a, b, c, d, e, last = layout.unpack(guest_access.read(vcpu, entry, size))
         number &= MASK32
         charge(COST_MULTICALL_ENTRY)
         result = call(vcpu, number, a, b, c, d, e) if number != nr.HYPERCALL_multicall else -EINVAL
         put(now(), q[RIP], Kind.MULTICALL_ENTRY, vcpu_id, domain.id, number, a, b, c, d, result & MASK64)
         if number == nr.HYPERCALL_iret:
-            return result  # the guest goes on where its frame says; what follows in the list is not done (XSA-213)
+            return result, 0  # the guest goes on where its frame says; what follows in the list is not done (XSA-213)
+        if vcpu.continuation is not None:
+            # the entry is what is left of it now, and the multicall goes on with it
+            arguments = (*vcpu.continuation, *(a, b, c, d, e, last)[len(vcpu.continuation) :])
+            guest_access.write(vcpu, entry, layout.pack(number, result & mask, *arguments))
+            return 0, count - done
         base = space.writes.get(entry >> 12)
         if base is not None and within <= 0x1000 - size:
             result_layout.pack_into(ram, base + within + word, result & mask)
@@ -134,7 +158,7 @@ def do_multicall(vcpu: Vcpu, calls: int, count: int, _c: int, _d: int) -> int:
             guest_access.write(vcpu, entry + word, result_layout.pack(result & mask))
         if not domain.runnable:
             break
-    return 0
+    return 0, 0
 
 
 def do_update_va_mapping_otherdomain(vcpu: Vcpu, va: int, b: int, c: int, d: int) -> int:
@@ -167,7 +191,7 @@ TABLE: list[Handler] = [do_ni_hypercall] * TABLE_SIZE
 
 for _number, _handler in (
     (nr.HYPERCALL_set_trap_table, callback.do_set_trap_table),
-    (nr.HYPERCALL_mmu_update, mm.do_mmu_update),
+    (nr.HYPERCALL_mmu_update, mmu_update.do_mmu_update),
     (nr.HYPERCALL_set_gdt, descriptor_tables.do_set_gdt),
     (nr.HYPERCALL_stack_switch, do_stack_switch),
     (nr.HYPERCALL_set_callbacks, callback.do_set_callbacks),

@@ -50,6 +50,9 @@ class Hypervisor:
         """A frame of zeroes, mapped read-only where a descriptor table has no page."""
         self.reserved_gdt_frame: dict[int, int] = {}
         """Word size to the frame of the hypervisor's own page of every GDT."""
+        self.grant_mappers: dict[int, list[Domain]] = {}
+        """Frame to the domains that have mapped it by a grant: until it is free, translations of it may outlive the
+        mapping."""
         self.wall_clock = 0
         """Nanoseconds since 1970 when virtual time was 0."""
         self.timers: TimerQueue
@@ -58,6 +61,8 @@ class Hypervisor:
         """The scheduler's: an event makes a blocked vCPU runnable."""
         self.reschedule: Callable[[], None] = lambda: None
         """Stop the processor at the next chance so that the scheduler can choose again."""
+        self.preempt: Callable[[], bool] = lambda: False
+        """Has the slice ended while a hypercall is at work? It then goes on later (continuation.py)."""
 
     def log(self, text: str) -> None:
         """A line for the hypervisor's own log (`xl dmesg`)."""

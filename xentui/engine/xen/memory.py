@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from xentui.engine.clock import COST_FRAME_VALIDATED, COST_PAGE_TABLE_UPDATE
 from xentui.engine.xen import guest_access, refusals
+from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi import memory as abi
 from xentui.engine.xen.abi.arch_x86 import MACH2PHYS_COMPAT_VIRT_END, MACH2PHYS_COMPAT_VIRT_START
 from xentui.engine.xen.abi.arch_x86_64 import MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START
@@ -29,6 +30,7 @@ from xentui.engine.xen.abi.errno import (
 )
 from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
+from xentui.engine.xen.continuation import create_continuation, preempt_check
 from xentui.engine.xen.guest_access import GuestFault
 from xentui.engine.xen.page import ALLOCATED, SHARED, OutOfMemory
 from xentui.engine.xen.page_type import Freeing, put_allocation, refuse
@@ -113,15 +115,25 @@ def _change_reservation(vcpu: Vcpu, command: int, start: int, arg: int) -> int:
         return start
     work = _RESERVATIONS[command]
     size = vcpu.domain.long_size
+    cost = COST_PAGE_TABLE_UPDATE + (COST_FRAME_VALIDATED << order)
     done = start
+    preempted = False
     with Freeing(vcpu.domain):
         try:
-            while done < count and work(vcpu, extents and extents + done * size, order):
+            while done < count and not preempted:
+                vcpu.hv.clock.charge(cost)
+                if not work(vcpu, extents and extents + done * size, order):
+                    break
                 done += 1
+                preempted = done < count and preempt_check(vcpu)
         except GuestFault:
             pass  # the extents before this one are done: that is the answer
-    vcpu.hv.clock.charge((COST_PAGE_TABLE_UPDATE + (COST_FRAME_VALIDATED << order)) * (done - start + 1))
-    return done
+    return _go_on(vcpu, command, done, arg) if preempted else done
+
+
+def _go_on(vcpu: Vcpu, command: int, extent: int, arg: int) -> int:
+    """Preempted: the same command goes on later, with extent number `extent`."""
+    return create_continuation(vcpu, nr.HYPERCALL_memory_op, command | extent << EXTENT_SHIFT, arg)
 
 
 def _address_bits_ok(vcpu: Vcpu, flags: int) -> bool:
@@ -198,6 +210,7 @@ def _exchange(vcpu: Vcpu, arg: int) -> int:
     wanted, wanted_count, wanted_order, wanted_flags, wanted_domid = unpack(data, layout.XEN_MEMORY_EXCHANGE_out)
     (done,) = layout.STRUCT_word.unpack_from(data, layout.XEN_MEMORY_EXCHANGE_nr_exchanged)
     error = 0
+    preempted = False
     if max(given_order, wanted_order) > MAX_ORDER:
         error = -EPERM
     elif (
@@ -218,9 +231,12 @@ def _exchange(vcpu: Vcpu, arg: int) -> int:
     if not error:
         order = max(given_order, wanted_order)
         size = vcpu.domain.long_size
-        chunk = done << given_order >> order
+        first = chunk = done << given_order >> order
         with Freeing(vcpu.domain):
             while chunk < given_count << given_order >> order and not error:
+                if chunk > first and preempt_check(vcpu):
+                    preempted = True
+                    break
                 error = _exchange_chunk(
                     vcpu,
                     _extents(given, chunk, order - given_order, size),
@@ -231,6 +247,8 @@ def _exchange(vcpu: Vcpu, arg: int) -> int:
                 chunk += not error
         done = chunk << order >> given_order
     _write_word(vcpu, arg + layout.XEN_MEMORY_EXCHANGE_nr_exchanged, done)
+    if preempted:
+        return _go_on(vcpu, abi.XENMEM_exchange, 0, arg)
     return refusals.record(vcpu, error) if error else 0
 
 
@@ -418,7 +436,10 @@ def _add_to_physmap_batch(vcpu: Vcpu, arg: int, start: int) -> int:
         return -EILSEQ
     (errors,) = layout.STRUCT_word.unpack_from(data, layout.XEN_ADD_TO_PHYSMAP_BATCH_errs)
     for number in range(start, size):
+        if number > start and preempt_check(vcpu):
+            return _go_on(vcpu, abi.XENMEM_add_to_physmap_batch, number, arg)
         guest_access.write_u32(vcpu, errors + 4 * number, -EACCES)
+        vcpu.hv.clock.charge(COST_PAGE_TABLE_UPDATE)
     return 0
 
 

@@ -1,8 +1,8 @@
 """Direct paging: every change that a guest makes to its page tables (Xen: arch/x86/mm.c).
 
 The guest's tables are those that the processor walks. `mod_l1_entry` to `mod_l4_entry` check one new entry, write it
-and move the references; the hypercalls `mmu_update` and `update_va_mapping` and the emulation of writes
-(ro_page_fault.py) all come down to them. What an entry may refer to is page_type.py's.
+and move the references; the hypercalls `update_va_mapping`, here, and `mmu_update` (mmu_update.py) and the emulation
+of writes (ro_page_fault.py) all come down to them. What an entry may refer to is page_type.py's.
 """
 
 from __future__ import annotations
@@ -10,27 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xentui.engine.clock import COST_PAGE_TABLE_UPDATE
-from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import ACCESSED, AVAILABLE, DIRTY, FRAME_MASK, GLOBAL, NX, PRESENT, RW, USER
-from xentui.engine.x86.state import RIP
 from xentui.engine.xen import descriptor_tables, guest_access, refusals, unchecked
 from xentui.engine.xen.abi.arch_x86_64 import HYPERVISOR_VIRT_END
 from xentui.engine.xen.abi.core import (
     DOMID_IO,
     DOMID_SELF,
     DOMID_XEN,
-    MMU_MACHPHYS_UPDATE,
-    MMU_PT_UPDATE_NO_TRANSLATE,
-    MMU_PT_UPDATE_PRESERVE_AD,
     UVMF_ALL,
     UVMF_FLUSHTYPE_MASK,
     UVMF_INVLPG,
     UVMF_TLB_FLUSH,
     VMASST_TYPE_m2p_strict,
 )
-from xentui.engine.xen.abi.errno import EBUSY, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
+from xentui.engine.xen.abi.errno import EFAULT, EINVAL, EPERM, ESRCH
+from xentui.engine.xen.continuation import ERESTART
 from xentui.engine.xen.domain import NO_FRAME
-from xentui.engine.xen.page import ALLOCATED, L1, L2, L3, L4, PAE_XEN_L2, PINNED, SHARED, SHARED_RW, VALIDATED, WRITABLE
+from xentui.engine.xen.page import ALLOCATED, L1, L2, L3, L4, PAE_XEN_L2, PARTIAL, PARTIAL_SET, PINNED, SHARED, WRITABLE
 from xentui.engine.xen.page_type import (
     INVALID_M2P_ENTRY,
     Freeing,
@@ -38,8 +34,10 @@ from xentui.engine.xen.page_type import (
     get_page_from_l1e,
     get_table,
     put_allocation,
+    put_old_guest_table,
     put_page_and_type,
     put_page_from_l1e,
+    put_page_type,
     put_table,
     refuse,
 )
@@ -62,14 +60,10 @@ _UNCHECKED = NX | AVAILABLE_HIGH | AVAILABLE | GLOBAL | DIRTY | ACCESSED | USER
 L1_CHECKED = ((1 << 64) - 1) & ~_UNCHECKED
 """Bits of an entry whose change needs validation (Xen: the complement of FASTPATH_FLAG_WHITELIST)."""
 
-MMU_UPDATE_PREEMPTED = 1 << 31
-"""In the count of mmu_update and mmuext_op: this call continues one that was preempted."""
-
-_CONTROL_DOMAIN = 0
+CONTROL_DOMAIN = 0
 """It exists, though it has no frames here."""
 
 _MASK32 = (1 << 32) - 1
-_MASK64 = (1 << 64) - 1
 
 
 # --- one entry -----------------------------------------------------------------------------------------------------
@@ -121,17 +115,17 @@ def mod_l2_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) ->
     mfn, slot = index >> 9, index & 511
     if slot >= COMPAT_L2_FIRST and domain.hv.frames.flags[mfn] & PAE_XEN_L2:
         return refuse(domain, refusals.XEN_SLOT, EPERM, mfn, L2, index << 3, domain.hv.ram64[index], new)
-    return _mod_table(domain, index, new, preserve_ad, L2, USER if domain.width == 64 else 0, TABLE_DISALLOW)
+    return _mod_table(vcpu, index, new, preserve_ad, L2, USER if domain.width == 64 else 0, TABLE_DISALLOW)
 
 
 def mod_l3_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) -> int:
     """The same for an L3 entry. A PAE guest changes the first three only."""
     domain = vcpu.domain
     if domain.width == 64:
-        return _mod_table(domain, index, new, preserve_ad, L3, USER, TABLE_DISALLOW)
+        return _mod_table(vcpu, index, new, preserve_ad, L3, USER, TABLE_DISALLOW)
     if index & 511 >= 3:
         return refuse(domain, refusals.PAE_L3_SLOT, EINVAL, index >> 9, L3, index << 3, domain.hv.ram64[index], new)
-    return _mod_table(domain, index, new, preserve_ad, L3, USER | RW, PAE_L3_DISALLOW)
+    return _mod_table(vcpu, index, new, preserve_ad, L3, USER | RW, PAE_L3_DISALLOW)
 
 
 def mod_l4_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) -> int:
@@ -139,11 +133,16 @@ def mod_l4_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) ->
     domain = vcpu.domain
     if XEN_L4_FIRST <= index & 511 <= XEN_L4_LAST:
         return refuse(domain, refusals.XEN_SLOT, EINVAL, index >> 9, L4, index << 3, domain.hv.ram64[index], new)
-    return _mod_table(domain, index, new, preserve_ad, L4, USER | ACCESSED, TABLE_DISALLOW)
+    return _mod_table(vcpu, index, new, preserve_ad, L4, USER | ACCESSED, TABLE_DISALLOW)
 
 
-def _mod_table(domain: Domain, index: int, new: int, preserve_ad: bool, level: int, adjust: int, disallow: int) -> int:
-    """Write an entry of an L2 to L4. A change of what was present flushes, as Xen's linear mapping needs it."""
+def _mod_table(vcpu: Vcpu, index: int, new: int, preserve_ad: bool, level: int, adjust: int, disallow: int) -> int:
+    """Write an entry of an L2 to L4. A change of what was present flushes, as Xen's linear mapping needs it.
+
+    -ERESTART: the promotion of what it refers to has been preempted, and nothing is written yet. The old table may be
+    left to `put_old_guest_table`.
+    """
+    domain = vcpu.domain
     ram64 = domain.hv.ram64
     old = ram64[index]
     if new & PRESENT:
@@ -155,152 +154,17 @@ def _mod_table(domain: Domain, index: int, new: int, preserve_ad: bool, level: i
             ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
             domain.flush_tlb()
             return 0
-        error = get_table(domain, new, level - 1, index >> 9, index & 511)
+        error = get_table(domain, new, level - 1, index >> 9, index & 511, 0, vcpu)
         if error:
             return error
     ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
     if old & PRESENT:
-        put_table(domain, old, index >> 9)
+        put_table(domain, old, index >> 9, vcpu)
         domain.flush_tlb()
     return 0
 
 
-_MOD_ENTRY = {L1: mod_l1_entry, L2: mod_l2_entry, L3: mod_l3_entry, L4: mod_l4_entry}
-
-
-# --- mmu_update ----------------------------------------------------------------------------------------------------
-
-
-def do_mmu_update(vcpu: Vcpu, ureqs: int, count: int, pdone: int, foreigndom: int) -> int:
-    """Apply `count` updates of page-table entries or of the M2P; `*pdone` gets how many were made.
-
-    Returns 0, or the negative error of the first that was refused; those before it stay.
-    """
-    hv = vcpu.hv
-    count &= _MASK32
-    done = 0
-    if count & MMU_UPDATE_PREEMPTED:
-        count &= ~MMU_UPDATE_PREEMPTED
-        if not count and not ureqs:
-            return _signed32(foreigndom)
-        if pdone:
-            done = guest_access.read_u32(vcpu, pdone)
-    if not guest_access.access_ok(vcpu, ureqs, 16 * count):
-        return -EFAULT
-    permission = 0
-    if foreigndom & _MASK32 != DOMID_SELF:
-        permission = _foreign_update(vcpu, foreigndom & _MASK32)
-        if permission == -ESRCH:
-            return permission
-    error = made = 0
-    hv.frames.refusal = None
-    reads, ram64 = vcpu.space.reads, hv.ram64
-    apply = update if vcpu.domain.validated else unchecked.update
-    while made < count:
-        base = reads.get(ureqs >> 12)
-        if base is None or ureqs & 7 or ureqs & 0xFFF == 0xFF8:
-            try:
-                request = guest_access.read(vcpu, ureqs, 16)
-            except guest_access.GuestFault:
-                error = -EFAULT
-                break
-            pointer, value = int.from_bytes(request[:8], "little"), int.from_bytes(request[8:], "little")
-        else:
-            index = (base | ureqs & 0xFFF) >> 3
-            pointer, value = ram64[index], ram64[index + 1]
-        if permission:
-            error = refuse(vcpu.domain, refusals.FOREIGN, -permission, pointer >> 12, 0, pointer, 0, value)
-        else:
-            error = apply(vcpu, pointer, value)
-        if error:
-            break
-        ureqs += 16
-        made += 1
-    return end_batch(vcpu, error, made, pdone, done + made)
-
-
-def end_batch(vcpu: Vcpu, error: int, made: int, pdone: int, total: int) -> int:
-    """The end of mmu_update and mmuext_op: `made` requests cost their time, `*pdone` gets `total`; the result."""
-    vcpu.hv.clock.charge(COST_PAGE_TABLE_UPDATE * (made + 1))
-    if error:
-        refusals.record(vcpu, error)
-    if pdone:
-        try:
-            guest_access.write_u32(vcpu, pdone, total)
-        except guest_access.GuestFault:
-            return error  # as on Xen: the count is a courtesy
-    return error
-
-
-def update(vcpu: Vcpu, pointer: int, value: int) -> int:
-    """One request: the command is in the low three bits of the pointer."""
-    domain = vcpu.domain
-    hv = domain.hv
-    owner, types, type_count, _, flags = hv.frames.columns
-    command = pointer & 7
-    mfn = pointer >> 12
-    level = old = error = 0
-    if command > MMU_PT_UPDATE_NO_TRANSLATE:
-        return -ENOSYS
-    if mfn >= len(owner) or owner[mfn] != domain.id:
-        return refuse(domain, refusals.NOT_OWNER, EINVAL, mfn, 0, pointer, 0, value)
-    if command == MMU_MACHPHYS_UPDATE:
-        old = hv.get_m2p(mfn)
-        hv.set_m2p(mfn, value)
-    else:
-        old = hv.ram64[pointer >> 3]
-        level = types[mfn]
-        if not type_count[mfn]:
-            # nobody uses it as anything: a write to plain memory, which it thereby becomes
-            types[mfn] = WRITABLE
-            flags[mfn] |= VALIDATED
-            level = WRITABLE
-        modify = _MOD_ENTRY.get(level)
-        if modify is not None:
-            error = modify(vcpu, pointer >> 3, value, command == MMU_PT_UPDATE_PRESERVE_AD)
-        elif level == WRITABLE or (level == SHARED and flags[mfn] & SHARED_RW):
-            hv.ram64[pointer >> 3] = value
-            level = 0
-        else:
-            error = refuse(domain, refusals.NOT_A_TABLE, EINVAL, mfn, 0, pointer, old, value)
-    if not error:
-        hv.put(
-            hv.clock.now(), vcpu.q[RIP], Kind.PTE_UPDATE, vcpu.id, domain.id, level,
-            command, pointer & ~7, old, value, 0,
-        )  # fmt: skip
-    return error
-
-
-def page_owner(vcpu: Vcpu, domid: int) -> int:
-    """Whose frames a hypercall speaks of: 0 for the caller's own, -ESRCH, or -EPERM for another's.
-
-    No domain here has power over another, as no domU has (Xen: get_pg_owner and xsm_default_action).
-    """
-    if domid == DOMID_SELF:
-        return 0
-    if domid == vcpu.domain.id:
-        return -ESRCH  # Xen: "Cannot specify itself as foreign domain"
-    if domid in (DOMID_IO, DOMID_XEN, _CONTROL_DOMAIN) or domid in vcpu.hv.domains:
-        return -EPERM
-    return -ESRCH
-
-
-def _foreign_update(vcpu: Vcpu, foreigndom: int) -> int:
-    """The same for mmu_update, whose argument names two domains: owner of the tables + 1, and of the frames."""
-    tables, frames = foreigndom >> 16, foreigndom & 0xFFFF
-    permission = 0
-    if tables and tables - 1 != vcpu.domain.id:
-        if tables - 1 != _CONTROL_DOMAIN and tables - 1 not in vcpu.hv.domains:
-            return -ESRCH
-        permission = -EPERM
-    if frames == DOMID_IO:
-        return permission or -EBUSY  # which anybody may name, and which owns no memory (xsm_mmu_update)
-    return page_owner(vcpu, frames) or permission
-
-
-def _signed32(value: int) -> int:
-    value &= _MASK32
-    return value - (1 << 32) if value >> 31 else value
+MOD_ENTRY = {L1: mod_l1_entry, L2: mod_l2_entry, L3: mod_l3_entry, L4: mod_l4_entry}
 
 
 # --- update_va_mapping ---------------------------------------------------------------------------------------------
@@ -393,6 +257,20 @@ def vcpus_of_bitmap(vcpu: Vcpu, bitmap: int) -> list[Vcpu]:
     return [target for target in vcpus if bits >> target.id & 1]
 
 
+def page_owner(vcpu: Vcpu, domid: int) -> int:
+    """Whose frames a hypercall speaks of: 0 for the caller's own, -ESRCH, or -EPERM for another's.
+
+    No domain here has power over another, as no domU has (Xen: get_pg_owner and xsm_default_action).
+    """
+    if domid == DOMID_SELF:
+        return 0
+    if domid == vcpu.domain.id:
+        return -ESRCH  # Xen: "Cannot specify itself as foreign domain"
+    if domid in (DOMID_IO, DOMID_XEN, CONTROL_DOMAIN) or domid in vcpu.hv.domains:
+        return -EPERM
+    return -ESRCH
+
+
 # --- base pointers -------------------------------------------------------------------------------------------------
 
 
@@ -407,21 +285,23 @@ def switch_root(vcpu: Vcpu) -> None:
         vcpu.processor.load_cr3(root)
 
 
-def new_guest_cr3(vcpu: Vcpu, mfn: int) -> int:
-    """Make a frame the kernel's top-level page table (MMUEXT_NEW_BASEPTR, mov to CR3); 0 or -EINVAL.
+def new_guest_cr3(vcpu: Vcpu, mfn: int, preemptible: bool = False) -> int:
+    """Make a frame the kernel's top-level page table (MMUEXT_NEW_BASEPTR, mov to CR3); 0, -EINVAL or -ERESTART.
 
     A PAE guest's L3 goes into slot 0 of the hypervisor's L4, which then counts as its use (Xen: new_guest_cr3).
+    `preemptible`: the vCPU itself asks, in a hypercall that can go on later.
     """
+    by = vcpu if preemptible else None
     old = vcpu.guest_table
     if old != mfn:
-        error = get_page_and_type(vcpu.domain, mfn, L3 if vcpu.width == 32 else L4)
+        error = get_page_and_type(vcpu.domain, mfn, L3 if vcpu.width == 32 else L4, by)
         if error:
-            return refusals.record(vcpu, error)
+            return error if error == -ERESTART else refusals.record(vcpu, error)
         vcpu.guest_table = mfn
         if vcpu.width == 32:
             vcpu.hv.ram64[vcpu.monitor_table << 9] = mfn << 12 | PRESENT | RW | USER | ACCESSED
         if old != NO_FRAME:
-            put_page_and_type(vcpu.domain, old)
+            put_page_and_type(vcpu.domain, old, by)
     if vcpu.width == 64 and not _m2p_strict(vcpu.domain):
         vcpu.hv.ram64[(mfn << 9) + M2P_SLOT] = vcpu.hv.xen_l4_slots.get(M2P_SLOT, 0)
     if vcpu.ldt_entries:
@@ -430,20 +310,21 @@ def new_guest_cr3(vcpu: Vcpu, mfn: int) -> int:
     return 0
 
 
-def new_user_cr3(vcpu: Vcpu, mfn: int) -> int:
-    """Make a frame the L4 of a 64-bit guest's user mode (MMUEXT_NEW_USER_BASEPTR); 0 means none. 0 or -EINVAL."""
+def new_user_cr3(vcpu: Vcpu, mfn: int, preemptible: bool = False) -> int:
+    """Make a frame the L4 of a 64-bit guest's user mode (MMUEXT_NEW_USER_BASEPTR); 0 means none. As `new_guest_cr3`."""
+    by = vcpu if preemptible else None
     old = vcpu.guest_table_user
     if mfn == old or (mfn == 0 and old == NO_FRAME):
         return 0
     if mfn:
-        error = get_page_and_type(vcpu.domain, mfn, L4)
+        error = get_page_and_type(vcpu.domain, mfn, L4, by)
         if error:
-            return refusals.record(vcpu, error)
+            return error if error == -ERESTART else refusals.record(vcpu, error)
         if _m2p_strict(vcpu.domain):
             vcpu.hv.ram64[(mfn << 9) + M2P_SLOT] = 0
     vcpu.guest_table_user = mfn or NO_FRAME
     if old != NO_FRAME:
-        put_page_and_type(vcpu.domain, old)
+        put_page_and_type(vcpu.domain, old, by)
     return 0
 
 
@@ -473,7 +354,8 @@ def validate_initial_tables(domain: Domain, vcpu: Vcpu, top_mfn: int) -> None:
 
 
 def vcpu_destroy_pagetables(vcpu: Vcpu) -> None:
-    """A vCPU is no more: its base pointers use nothing now."""
+    """A vCPU is no more: its base pointers use nothing now, and what it has left half undone is undone."""
+    put_old_guest_table(vcpu, preemptible=False)
     if vcpu.width == 32 and vcpu.monitor_table != NO_FRAME:
         vcpu.hv.ram64[vcpu.monitor_table << 9] = 0
     for mfn in (vcpu.guest_table, vcpu.guest_table_user):
@@ -504,6 +386,10 @@ def free_domain_memory(domain: Domain) -> None:
             if frames.flags[mfn] & PINNED:
                 frames.flags[mfn] &= ~PINNED
                 put_page_and_type(domain, mfn)
+        for mfn in owned:
+            if frames.flags[mfn] & PARTIAL:
+                # a preempted promotion or demotion that its vCPU never came back to (Xen: relinquish_memory)
+                put_page_type(domain, mfn, -1, None, PARTIAL_SET)
         plain = []
         for mfn in owned:
             sole = frames.ref_count[mfn] == 1 and frames.flags[mfn] & ALLOCATED

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xentui.engine.clock import COST_BYTES_PER_NS, COST_TLB_FLUSH
+from xentui.engine.clock import COST_BYTES_PER_NS, COST_PAGE_TABLE_UPDATE, COST_TLB_FLUSH
 from xentui.engine.trace import Kind
 from xentui.engine.x86.state import RIP
 from xentui.engine.xen import descriptor_tables, guest_access, refusals
 from xentui.engine.xen.abi import core
+from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi.arch_x86_64 import HYPERVISOR_VIRT_END
 from xentui.engine.xen.abi.errno import EACCES, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP
 from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
-from xentui.engine.xen.mm import (
-    MMU_UPDATE_PREEMPTED,
-    end_batch,
-    new_guest_cr3,
-    new_user_cr3,
-    page_owner,
-    vcpus_of_bitmap,
-)
+from xentui.engine.xen.continuation import ERESTART, create_continuation, preempt_check
+from xentui.engine.xen.domain import NO_FRAME
+from xentui.engine.xen.mm import new_guest_cr3, new_user_cr3, page_owner, vcpus_of_bitmap
+from xentui.engine.xen.mmu_update import MMU_UPDATE_PREEMPTED, end_batch, signed32
 from xentui.engine.xen.page import L1, L4, PINNED, WRITABLE
-from xentui.engine.xen.page_type import get_page, get_page_and_type, put_page, put_page_and_type, refuse
+from xentui.engine.xen.page_type import (
+    get_page,
+    get_page_and_type,
+    put_old_guest_table,
+    put_page,
+    put_page_and_type,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,12 +40,13 @@ def do_mmuext_op(vcpu: Vcpu, uops: int, count: int, pdone: int, foreigndom: int)
     """Carry out `count` operations; `*pdone` gets how many were. 0, or the negative error of the first that failed."""
     hv = vcpu.hv
     count &= 0xFFFF_FFFF
+    if vcpu.old_guest_table != NO_FRAME and put_old_guest_table(vcpu):
+        return create_continuation(vcpu, nr.HYPERCALL_mmuext_op, uops, count, pdone, foreigndom)
     done = 0
     if count & MMU_UPDATE_PREEMPTED:
         count &= ~MMU_UPDATE_PREEMPTED
         if not count and not uops:
-            result = foreigndom & 0xFFFF_FFFF
-            return result - (1 << 32) if result >> 31 else result
+            return signed32(foreigndom)
         if pdone:
             done = guest_access.read_u32(vcpu, pdone)
     layout = LAYOUT64 if vcpu.width == 64 else LAYOUT32
@@ -54,7 +59,13 @@ def do_mmuext_op(vcpu: Vcpu, uops: int, count: int, pdone: int, foreigndom: int)
         return permission
     error = made = 0
     hv.frames.refusal = None
+    hv.clock.charge(COST_PAGE_TABLE_UPDATE * 2)
     while made < count:
+        if made:
+            if (vcpu.old_guest_table != NO_FRAME and put_old_guest_table(vcpu)) or preempt_check(vcpu):
+                error = -ERESTART
+                break
+            hv.clock.charge(COST_PAGE_TABLE_UPDATE)
         base, within = vcpu.space.reads.get(uops >> 12), uops & 0xFFF
         if base is not None and within <= 0x1000 - size:
             command, first, second = unpack_from(vcpu.ram, base + within)
@@ -71,7 +82,8 @@ def do_mmuext_op(vcpu: Vcpu, uops: int, count: int, pdone: int, foreigndom: int)
         hv.put(hv.clock.now(), vcpu.q[RIP], Kind.MMUEXT, vcpu.id, vcpu.domain.id, command, first, second, 0, 0, 0)
         uops += size
         made += 1
-    return end_batch(vcpu, error, made, pdone, done + made)
+    left = (uops, count - made, pdone, foreigndom)
+    return end_batch(vcpu, nr.HYPERCALL_mmuext_op, error, left, done + made)
 
 
 # --- pins ----------------------------------------------------------------------------------------------------------
@@ -83,7 +95,7 @@ def _pin(vcpu: Vcpu, command: int, mfn: int, _second: int) -> int:
     if level == L4 and vcpu.width == 32:
         return 0  # Xen ignores what makes no sense here
     domain, frames = vcpu.domain, vcpu.hv.frames
-    error = get_page_and_type(domain, mfn, level)
+    error = get_page_and_type(domain, mfn, level, vcpu)
     if error:
         return error
     if frames.flags[mfn] & PINNED:
@@ -100,7 +112,7 @@ def _unpin(vcpu: Vcpu, _command: int, mfn: int, _second: int) -> int:
     if not frames.flags[mfn] & PINNED:
         return refuse(domain, refusals.NOT_PINNED, EINVAL, mfn)
     frames.flags[mfn] &= ~PINNED
-    put_page_and_type(domain, mfn)
+    put_page_and_type(domain, mfn, vcpu)
     return 0
 
 
@@ -108,11 +120,11 @@ def _unpin(vcpu: Vcpu, _command: int, mfn: int, _second: int) -> int:
 
 
 def _new_baseptr(vcpu: Vcpu, _command: int, mfn: int, _second: int) -> int:
-    return new_guest_cr3(vcpu, mfn)
+    return new_guest_cr3(vcpu, mfn, preemptible=True)
 
 
 def _new_user_baseptr(vcpu: Vcpu, _command: int, mfn: int, _second: int) -> int:
-    return new_user_cr3(vcpu, mfn)
+    return new_user_cr3(vcpu, mfn, preemptible=True)
 
 
 def _set_ldt(vcpu: Vcpu, _command: int, base: int, entries: int) -> int:

@@ -10,6 +10,7 @@ machine frame numbers fails at once.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,10 +35,16 @@ ALLOCATED = 1 << 4
 """One reference is the allocation itself; gone once the domain has given the frame back."""
 NEEDS_SCRUB = 1 << 5
 """A free frame with what its last owner has left in it: cleared before anybody else gets it."""
+PARTIAL = 1 << 6
+"""A page table whose promotion or demotion was preempted: `nr_validated` of its entries are in use. One use of the
+type and one reference are this flag's own (Xen: PGT_partial)."""
+PARTIAL_SET = 1 << 7
+"""The entry behind those refers to a table that is itself PARTIAL, and holds a reference to it (PTF_partial_set)."""
 
 DOMID_XEN = 0x7FF2
 DOMID_INVALID = 0x7FF4
 _FREE = DOMID_INVALID
+_MANY = 1 << 17  # frames from which on numpy is worth its loading for a search
 
 
 class OutOfMemory(Exception):
@@ -73,6 +80,8 @@ class FrameTable:
         self.linear = memoryview(bytearray(2 * frames)).cast("h")
         """Linear page tables: entries in this table that point to tables of its own level (positive), or entries
         of such tables that point to this one (negative); never both (Xen: linear_pt_count)."""
+        self.nr_validated = memoryview(bytearray(2 * frames)).cast("H")
+        """Entries of a PARTIAL page table that have been checked, and not dropped again (Xen: nr_validated_ptes)."""
         self.columns = (self.owner, self.type, self.type_count, self.ref_count, self.flags)
         """What the fast paths unpack at once."""
         self.refusal: tuple[int, int, int, int, int, int, int] | None = None
@@ -262,6 +271,8 @@ class FrameTable:
 
     def owned_by(self, domid: int) -> list[int]:
         """Every frame of a domain, in the order of machine memory."""
+        if self.count > _MANY or "numpy" in sys.modules:
+            return (self.array("owner") == domid).nonzero()[0].tolist()  # type: ignore[no-any-return]
         return [mfn for mfn, owner in enumerate(self.owner.tolist()) if owner == domid]
 
     def describe(self, mfn: int) -> str:
@@ -272,6 +283,8 @@ class FrameTable:
         names = {DOMID_XEN: "the hypervisor's", DOMID_INVALID: "free"}
         kind = type_name(self.type[mfn], self.flags[mfn])
         pinned = ", pinned" if self.flags[mfn] & PINNED else ""
+        if self.flags[mfn] & PARTIAL:
+            pinned += f", {self.nr_validated[mfn]} entries validated so far"
         return (
             f"mfn {mfn:#x} ({names.get(owner, f'd{owner}')}, type {kind} used {self.type_count[mfn]} times{pinned}, "
             f"{self.ref_count[mfn]} references)"

@@ -5,6 +5,11 @@ keeps it while the count is not zero; becoming a page table means that every ent
 everything below is in use as the next lower level (promotion); losing the last use undoes that (demotion). From that
 follows what the design rests on: a frame that is a page table or descriptor page is mapped writable nowhere.
 
+Promotion and demotion of a big tree of tables take long. Where a function is given a `vcpu`, it stops when the slice
+ends: what is done so far stays (PARTIAL, page.py), the answer is -ERESTART, and the same call goes on from there. What
+is still to be *undone* then, after an error or for an entry that is overwritten already, is left in
+`vcpu.old_guest_table`, which `put_old_guest_table` goes on with. Without a vCPU all is done at once.
+
 Functions return 0 or a negative error number, and leave the broken rule in `FrameTable.refusal`. `domain` is the
 owner of the frame.
 """
@@ -16,6 +21,8 @@ from typing import TYPE_CHECKING
 from xentui.engine.x86.paging import FRAME_MASK, PRESENT, RW
 from xentui.engine.xen import promotion, refusals, unchecked
 from xentui.engine.xen.abi.errno import EBUSY, EINVAL, EPERM
+from xentui.engine.xen.continuation import ERESTART
+from xentui.engine.xen.domain import NO_FRAME
 from xentui.engine.xen.page import (
     ALLOCATED,
     L1,
@@ -24,6 +31,8 @@ from xentui.engine.xen.page import (
     L4,
     NONE,
     PAE_XEN_L2,
+    PARTIAL,
+    PARTIAL_SET,
     SEG,
     SHARED,
     SHARED_RW,
@@ -33,7 +42,7 @@ from xentui.engine.xen.page import (
 from xentui.engine.xen.pte import L1_DISALLOW, PAE_L3_DISALLOW, TABLE_DISALLOW
 
 if TYPE_CHECKING:
-    from xentui.engine.xen.domain import Domain
+    from xentui.engine.xen.domain import Domain, Vcpu
     from xentui.engine.xen.hypervisor import Hypervisor
 
 INVALID_M2P_ENTRY = (1 << 64) - 1
@@ -77,6 +86,9 @@ def free_frame(hv: Hypervisor, mfn: int) -> None:
     owner = hv.domains.get(frames.owner[mfn])
     frames.free(mfn, hv.ram)
     hv.set_m2p(mfn, INVALID_M2P_ENTRY)
+    if mfn in hv.grant_mappers:
+        flush_mappers(hv, mfn, owner)
+        del hv.grant_mappers[mfn]
     if owner is not None:
         owner.tot_pages -= 1
         if frames.batch:
@@ -90,6 +102,14 @@ def flush_freed(owner: Domain) -> None:
     owner.flush_tlb()
     for processor in {vcpu.processor for vcpu in owner.vcpus}:
         processor.flush_code()
+
+
+def flush_mappers(hv: Hypervisor, mfn: int, owner: Domain | None) -> None:
+    """A frame that was mapped by a grant is free, or becomes a page table: nobody keeps a translation of it."""
+    for domain in hv.grant_mappers[mfn]:
+        flush_freed(domain)
+    if owner is not None:
+        flush_freed(owner)
 
 
 class Freeing:
@@ -109,32 +129,45 @@ class Freeing:
             flush_freed(self.domain)
 
 
-def get_page_and_type(domain: Domain, mfn: int, wanted: int) -> int:
-    """A reference to the domain's frame and one to its type; 0 or -EINVAL."""
+def get_page_and_type(domain: Domain, mfn: int, wanted: int, vcpu: Vcpu | None = None) -> int:
+    """A reference to the domain's frame and one to its type; 0, -EINVAL, or -ERESTART if there is a `vcpu`."""
     if not domain.validated:
         return unchecked.use(domain, mfn, wanted)
     if not get_page(domain, mfn):
         return refuse(domain, refusals.NOT_OWNER, EINVAL, mfn, level=wanted if wanted <= L4 else 0)
-    error = get_page_type(domain, mfn, wanted)
-    if error:
+    error = get_page_type(domain, mfn, wanted, 0, vcpu)
+    if error and not (vcpu is not None and vcpu.old_guest_table == mfn):
         put_page(domain.hv, mfn)
     return error
 
 
-def put_page_and_type(domain: Domain, mfn: int) -> None:
-    """Undo `get_page_and_type`."""
+def put_page_and_type(domain: Domain, mfn: int, vcpu: Vcpu | None = None) -> None:
+    """Undo `get_page_and_type`. With a `vcpu`, what is preempted of it is left to `put_old_guest_table`."""
     if not domain.validated:
         unchecked.drop(domain, mfn)
-        return
-    put_page_type(domain, mfn)
-    put_page(domain.hv, mfn)
+    elif put_page_type(domain, mfn, -1, vcpu):
+        assert vcpu is not None  # only then can it be preempted
+        vcpu.old_guest_table = mfn
+    else:
+        put_page(domain.hv, mfn)
+
+
+def put_old_guest_table(vcpu: Vcpu, preemptible: bool = True) -> int:
+    """Go on with the page table that is on its way out, if there is one; 0 once it is gone, or -ERESTART."""
+    mfn = vcpu.old_guest_table
+    if mfn != NO_FRAME:
+        if put_page_type(vcpu.domain, mfn, -1, vcpu if preemptible else None, PARTIAL_SET):
+            return -ERESTART
+        vcpu.old_guest_table = NO_FRAME
+        put_page(vcpu.hv, mfn)
+    return 0
 
 
 # --- types ---------------------------------------------------------------------------------------------------------
 
 
-def get_page_type(domain: Domain, mfn: int, wanted: int, pae_xen_l2: int = 0) -> int:
-    """Use a frame as `wanted` (L1 to L4, SEG or WRITABLE) once more; 0 or -EINVAL. The caller holds a reference.
+def get_page_type(domain: Domain, mfn: int, wanted: int, pae_xen_l2: int = 0, vcpu: Vcpu | None = None) -> int:
+    """Use a frame as `wanted` (L1 to L4, SEG or WRITABLE) once more; 0 or an error. The caller holds a reference.
 
     `pae_xen_l2`: PAE_XEN_L2 for the L2 of a PAE guest's fourth GiB, a type of its own (Xen: _get_page_type).
     """
@@ -147,11 +180,17 @@ def get_page_type(domain: Domain, mfn: int, wanted: int, pae_xen_l2: int = 0) ->
         if old != wanted or flags & PAE_XEN_L2 != pae_xen_l2:
             rule = refusals.WRITABLE_TABLE if wanted == WRITABLE and old <= SEG else refusals.WRONG_TYPE
             return refuse(domain, rule, EINVAL, mfn, level=wanted if wanted <= L4 else 0)
-        if not flags & VALIDATED:
+        if flags & VALIDATED:
+            frames.type_count[mfn] += 1
+            return 0
+        if not flags & PARTIAL:
             # it is being validated further up: a table that contains itself at a lower level
             return refuse(domain, refusals.WRONG_TYPE, EINVAL, mfn, level=wanted)
-        frames.type_count[mfn] += 1
-        return 0
+        # what is PARTIAL's own, the use of the type and the reference, is the caller's now: there is one already
+        frames.flags[mfn] = flags & ~PARTIAL
+        error = _validate(domain, mfn, wanted, pae_xen_l2, vcpu)
+        put_page(domain.hv, mfn)
+        return error
     if old != wanted:
         frames.type[mfn] = wanted
         flags &= ~VALIDATED
@@ -159,36 +198,37 @@ def get_page_type(domain: Domain, mfn: int, wanted: int, pae_xen_l2: int = 0) ->
         if old == WRITABLE:
             # the guest may have unmapped it without flushing: no stale writable translation may survive
             domain.flush_tlb()
+            if mfn in domain.hv.grant_mappers:
+                flush_mappers(domain.hv, mfn, None)
     frames.type_count[mfn] = 1
     if flags & VALIDATED:
         return 0
     if wanted == WRITABLE:
         frames.flags[mfn] = flags | VALIDATED
         return 0
-    return _validate(domain, mfn, wanted, pae_xen_l2)
+    frames.flags[mfn] = flags & ~PARTIAL_SET | pae_xen_l2
+    frames.linear[mfn] = frames.nr_validated[mfn] = 0
+    return _validate(domain, mfn, wanted, pae_xen_l2, vcpu)
 
 
-def _validate(domain: Domain, mfn: int, wanted: int, pae_xen_l2: int) -> int:
-    """Check the contents of a frame that just got its type; on failure it has none."""
+def _validate(domain: Domain, mfn: int, wanted: int, pae_xen_l2: int, vcpu: Vcpu | None) -> int:
+    """Check the contents of a frame that has got its type, from `nr_validated` on; on failure it has none."""
     frames = domain.hv.frames
-    frames.linear[mfn] = 0
-    frames.flags[mfn] |= pae_xen_l2
     if wanted == L1:
         error = promotion.promote_l1(domain, mfn)
-    elif wanted == L2:
-        error = promotion.promote_l2(domain, mfn, pae_xen_l2)
-    elif wanted == L3:
-        error = promotion.promote_l3(domain, mfn)
-    elif wanted == L4:
-        error = promotion.promote_l4(domain, mfn)
+    elif wanted <= L4:
+        error = promotion.promote(domain, mfn, wanted, pae_xen_l2, vcpu)
     else:
         error = _validate_descriptors(domain, mfn)
-    if error:
+    if not error:
+        frames.flags[mfn] = frames.flags[mfn] & ~PARTIAL_SET | VALIDATED
+    elif error == -ERESTART or (vcpu is not None and vcpu.old_guest_table == mfn):
+        frames.flags[mfn] |= PARTIAL
+        frames.ref_count[mfn] += 1
+    else:
         frames.type[mfn] = NONE
         frames.type_count[mfn] = 0
-        frames.flags[mfn] &= ~(VALIDATED | PAE_XEN_L2)
-    else:
-        frames.flags[mfn] |= VALIDATED
+        frames.flags[mfn] &= ~(VALIDATED | PAE_XEN_L2 | PARTIAL_SET)
     return error
 
 
@@ -200,23 +240,38 @@ def _validate_descriptors(domain: Domain, mfn: int) -> int:
     return refuse(domain, refusals.DESCRIPTOR, EINVAL, mfn)
 
 
-def put_page_type(domain: Domain, mfn: int, parent: int = -1) -> None:
-    """Drop one use of a frame's type; the last one of a page table demotes it.
+def put_page_type(domain: Domain, mfn: int, parent: int = -1, vcpu: Vcpu | None = None, partial: int = 0) -> int:
+    """Drop one use of a frame's type; the last one of a page table demotes it. 0, or -ERESTART if there is a `vcpu`.
 
-    `parent`: the table whose entry goes away, for the counts of linear tables (Xen: _put_page_type).
+    `parent`: the table whose entry goes away, for the counts of linear tables (Xen: _put_page_type). `partial`: not 0
+    where the use was handed over to PARTIAL before: unless the frame is PARTIAL still, it is somebody else's by now.
     """
     frames = domain.hv.frames
+    flags = frames.flags[mfn]
+    if partial and not flags & PARTIAL:
+        return 0
     frame_type = frames.type[mfn]
-    linear = parent >= 0 and frames.type[parent] == frame_type
-    count = frames.type_count[mfn] - 1
-    if count == 0 and frame_type <= L4 and frames.flags[mfn] & VALIDATED:
-        frames.flags[mfn] &= ~VALIDATED
-        promotion.demote(domain, mfn, frame_type)
-        frames.flags[mfn] &= ~PAE_XEN_L2
-    frames.type_count[mfn] = count
-    if linear:
+    if not flags & PARTIAL and parent >= 0 and frames.type[parent] == frame_type:
         frames.linear[mfn] += 1
         frames.linear[parent] -= 1
+    if frames.type_count[mfn] > 1 or frame_type > L4 or not flags & (VALIDATED | PARTIAL):
+        frames.type_count[mfn] -= 1
+        return 0
+    if not flags & PARTIAL:
+        frames.nr_validated[mfn] = 512
+        flags &= ~PARTIAL_SET
+    frames.flags[mfn] = flags & ~(VALIDATED | PARTIAL)
+    error = promotion.demote(domain, mfn, frame_type, vcpu)
+    if error:
+        frames.flags[mfn] |= PARTIAL
+        if not flags & PARTIAL:
+            frames.ref_count[mfn] += 1
+        return error
+    frames.flags[mfn] &= ~(PAE_XEN_L2 | PARTIAL_SET)
+    frames.type_count[mfn] = 0
+    if flags & PARTIAL:
+        put_page(domain.hv, mfn)
+    return 0
 
 
 def refuse(
@@ -284,10 +339,21 @@ def put_page_from_l1e(hv: Hypervisor, entry: int) -> None:
         free_frame(hv, mfn)
 
 
-def get_table(domain: Domain, entry: int, child: int, parent: int, index: int, pae_xen_l2: int = 0) -> int:
+def get_table(
+    domain: Domain,
+    entry: int,
+    child: int,
+    parent: int,
+    index: int,
+    pae_xen_l2: int = 0,
+    vcpu: Vcpu | None = None,
+    partial: int = -1,
+) -> int:
     """Take the references of a present entry of a higher table: to the frame, as a table of the type `child`.
 
-    `parent` is the table's frame, `index` the entry's slot in it. 0 or -EINVAL.
+    `parent` is the table's frame, `index` the entry's slot in it. 0, -EINVAL, or -ERESTART if there is a `vcpu`.
+    `partial`: -1 for a new entry; else the parent is being promoted, and keeps the reference to a child that stays
+    PARTIAL; PARTIAL_SET: it has that reference already.
     """
     frames = domain.hv.frames
     mfn = (entry & FRAME_MASK) >> 12
@@ -297,14 +363,19 @@ def get_table(domain: Domain, entry: int, child: int, parent: int, index: int, p
         return refuse(domain, refusals.BAD_FLAGS, EINVAL, mfn, child + 1, address, 0, entry)
     if mfn >= frames.count or frames.owner[mfn] != domain.id:
         return refuse(domain, refusals.NOT_OWNER, EINVAL, mfn, child + 1, address, 0, entry)
+    held = partial == PARTIAL_SET
     if frames.type_count[mfn] and (frames.type[mfn] != child or frames.flags[mfn] & PAE_XEN_L2 != pae_xen_l2):
         if frames.type[mfn] == child + 1 and not pae_xen_l2 and _get_linear(domain, entry, child + 1, mfn, parent):
+            if held:
+                put_page(domain.hv, mfn)
             return 0
         rule = refusals.LINEAR if frames.type[mfn] == child + 1 else refusals.WRONG_TYPE
         return refuse(domain, rule, EINVAL, mfn, child + 1, address, 0, entry)
-    frames.ref_count[mfn] += 1
-    error = get_page_type(domain, mfn, child, pae_xen_l2)
-    if error:
+    if not held:
+        frames.ref_count[mfn] += 1
+    error = get_page_type(domain, mfn, child, pae_xen_l2, vcpu)
+    kept = held or (error == -ERESTART and partial >= 0) or (vcpu is not None and vcpu.old_guest_table == mfn)
+    if error and not kept:
         put_page(domain.hv, mfn)
     return error
 
@@ -335,9 +406,15 @@ def _get_linear(domain: Domain, entry: int, level: int, mfn: int, parent: int) -
     return True
 
 
-def put_table(domain: Domain, entry: int, parent: int) -> None:
-    """Drop the references of an entry of a higher table, if it was present."""
+def put_table(domain: Domain, entry: int, parent: int, vcpu: Vcpu | None = None) -> None:
+    """Drop the references of an entry of a higher table, if it was present.
+
+    With a `vcpu`, what is preempted of it is left to `put_old_guest_table`.
+    """
     mfn = (entry & FRAME_MASK) >> 12
     if entry & PRESENT and mfn != parent:
-        put_page_type(domain, mfn, parent)
-        put_page(domain.hv, mfn)
+        if put_page_type(domain, mfn, parent, vcpu):
+            assert vcpu is not None  # only then can it be preempted
+            vcpu.old_guest_table = mfn
+        else:
+            put_page(domain.hv, mfn)

@@ -69,7 +69,7 @@ def write_runstate_area(vcpu: Vcpu) -> None:
 def switch_out(vcpu: Vcpu, now: int) -> None:
     """The vCPU loses its processor: still runnable, unless it gave it up; its periodic tick rests."""
     if vcpu.runstate == RUNNING:
-        set_runstate(vcpu, RUNNABLE if vcpu.online and vcpu.domain.runnable else OFFLINE, now)
+        set_runstate(vcpu, RUNNABLE if vcpu.runnable else OFFLINE, now)
     vcpu.hv.timers.rest(vcpu)
 
 
@@ -103,13 +103,13 @@ def kick(vcpu: Vcpu, port: int = 0) -> None:
     hv = vcpu.hv
     now = hv.clock.now()
     hv.put(now, 0, Kind.WAKE, vcpu.id, vcpu.domain.id, port, 0, 0, 0, 0, 0)
-    set_runstate(vcpu, RUNNABLE if vcpu.online and vcpu.domain.runnable else OFFLINE, now)
+    set_runstate(vcpu, RUNNABLE if vcpu.runnable else OFFLINE, now)
     hv.wake(vcpu)
 
 
 def wake(vcpu: Vcpu) -> None:
     """The vCPU was brought up or its domain unpaused: it may run again, unless it is blocked (Xen: vcpu_wake)."""
-    if vcpu.runstate == OFFLINE and vcpu.online and vcpu.domain.runnable:
+    if vcpu.runstate == OFFLINE and vcpu.runnable:
         set_runstate(vcpu, RUNNABLE, vcpu.hv.clock.now())
         vcpu.hv.wake(vcpu)
 

@@ -130,10 +130,14 @@ def _allow_fetch(vcpu: Vcpu, address: int) -> bool:
 
 
 def general_protection(vcpu: Vcpu) -> None:
-    """#GP: an instruction that the hypervisor carries out for the kernel, or the guest's own fault."""
-    if emul_priv_op.emulate_privileged_op(vcpu):
-        return
-    inject(vcpu, X86_EXC_GP, vcpu.i[ERROR_CODE])
+    """#GP: an instruction that the hypervisor carries out for the kernel, a call gate, or the guest's own fault."""
+    error_code = vcpu.i[ERROR_CODE]
+    if error_code and vcpu.width == 32:
+        from xentui.engine.xen.emul_gate_op import emulate_gate_op
+
+        emulate_gate_op(vcpu, error_code)
+    elif error_code or not emul_priv_op.emulate_privileged_op(vcpu):
+        inject(vcpu, X86_EXC_GP, error_code)
 
 
 def device_not_available(vcpu: Vcpu) -> None:

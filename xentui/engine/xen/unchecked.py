@@ -53,7 +53,7 @@ def drop(domain: Domain, mfn: int) -> None:
 
 
 def update(vcpu: Vcpu, pointer: int, value: int) -> int:
-    """One request of mmu_update: eight bytes of any guest's memory. In place of mm.update."""
+    """One request of mmu_update: eight bytes of any guest's memory. In place of mmu_update.update."""
     domain, mfn, command = vcpu.domain, pointer >> 12, pointer & 7
     hv = domain.hv
     if command > MMU_PT_UPDATE_NO_TRANSLATE:

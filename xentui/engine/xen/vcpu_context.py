@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xentui.engine.x86.state import EF_IF, EF_IOPL, MASK32
+from xentui.engine.x86.state import EF_IF, EF_IOPL, MASK32, RAX, State
 from xentui.engine.xen import callback, debugreg, descriptor_tables, mm, schedule
 from xentui.engine.xen.abi.arch_x86 import TI_DPL_MASK, TI_IF, VGCF_in_kernel, VGCF_online
 from xentui.engine.xen.abi.arch_x86_64 import FLAT_KERNEL_CS64
@@ -44,6 +44,30 @@ class Context:
         """`size` bytes, `further` bytes behind the beginning of the member."""
         start: int = getattr(self.layout, f"VCPU_GUEST_CONTEXT_{member}") + further
         return int.from_bytes(self.data[start : start + size], "little")
+
+
+def state_of(vcpu: Vcpu) -> State:
+    """A copy of a vCPU's registers, wherever they are (Xen: arch_get_info_guest).
+
+    In the processor while it is loaded there, in `saved` afterwards, in `boot_registers` before it first runs.
+    """
+    if vcpu.processor.vcpu is vcpu:
+        return State.of(vcpu.processor.state.save())
+    if vcpu.boot_registers:
+        from xentui.engine.xen.domain_builder import first_state
+
+        return State.of(first_state(vcpu)[0])
+    return State.of(vcpu.saved)
+
+
+def set_result(vcpu: Vcpu, value: int) -> None:
+    """What the hypercall that the vCPU is in will return to it, though it was answered already."""
+    if vcpu.processor.vcpu is vcpu:
+        vcpu.q[RAX] = value
+    else:
+        state = State.of(vcpu.saved)
+        state.q[RAX] = value
+        vcpu.saved = state.save()
 
 
 def canonical(address: int) -> bool:

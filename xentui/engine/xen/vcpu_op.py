@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xentui.engine.trace import Cause, Kind
 from xentui.engine.x86.paging import PAGE_SHIFT, PAGE_SIZE
 from xentui.engine.x86.state import MASK32, RIP
-from xentui.engine.xen import guest_access, schedule, time
+from xentui.engine.xen import grant_map, guest_access, schedule, time
 from xentui.engine.xen.abi import vcpu as abi
 from xentui.engine.xen.abi.errno import EEXIST, EFAULT, EINVAL, ENOENT, ENOSYS, ENXIO
 from xentui.engine.xen.abi.layout32 import LAYOUT32
@@ -190,6 +190,7 @@ def release(domain: Domain) -> None:
     Call it while the domain still has its memory; its memory can then be freed.
     """
     domain.events.destroy()
+    grant_map.destroy(domain)
     schedule.stop_watchdogs(domain)
     for vcpu in domain.vcpus:
         domain.hv.timers.forget(vcpu)

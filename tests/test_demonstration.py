@@ -1,0 +1,101 @@
+"""Demonstrations as files: what is read, and what a mistake is told as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xentui import demonstration
+from xentui.demonstration import Demonstration, DemonstrationError, Doing
+
+GOOD = """\
+# Why?
+
+- guest: demo32 peer=2
+- guest: demo64 peer=1
+- no-validator: demo64
+- paper: 3.2
+- memory: 16
+
+Some *text*.
+- not: an item, as text came before
+
+## First
+
+- run: page_fault
+- type: demo32 help\\n
+- show: trace
+- notice: this
+
+More text.
+
+```
+# not a title
+```
+
+## Second
+
+Only text.
+"""
+
+
+def read(tmp_path: Path, text: str) -> Demonstration:
+    path = tmp_path / "lecture.md"
+    path.write_text(text)
+    return demonstration.load(str(path))
+
+
+def test_a_file_is_taken_apart(tmp_path: Path) -> None:
+    found = read(tmp_path, GOOD)
+    assert (found.name, found.title, found.paper, found.memory) == ("lecture", "Why?", "3.2", 16)
+    assert found.introduction == "Some *text*.\n- not: an item, as text came before"
+    first, second = found.steps
+    assert first.doings == [Doing("run", "page_fault", 14), Doing("type", "demo32 help\\n", 15)]
+    assert first.shows == {"show": "trace", "notice": "this"}
+    assert first.text == "More text.\n\n```\n# not a title\n```"
+    assert (second.title, second.doings, second.text) == ("Second", [], "Only text.")
+    specs = found.specifications()
+    assert [(spec.name, spec.cmdline, spec.memory, spec.validated) for spec in specs] == [
+        ("demo32", "peer=2", 16, True),
+        ("demo64", "peer=1", 16, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reason"),
+    [
+        ("", 1, "no title"),
+        ("text\n", 1, "text before the title"),
+        ("# A\n", 1, "no guest"),
+        ("# A\n- guest: demo32\n", 1, "no steps"),
+        ("# A\n# B\n", 2, "a second title"),
+        ("# A\n- colour: blue\n", 2, "knows no 'colour'"),
+        ("# A\n- memory: much\n", 2, "memory is a number of MiB"),
+        ("# A\n- guest: demo32\n## S\n- dance: on\n", 4, "a step knows no 'dance'"),
+        ("# A\n- guest: demo32\n## S\n- run:\n", 4, "'run' says nothing"),
+    ],
+)
+def test_mistakes_name_file_and_line(tmp_path: Path, text: str, place: int, reason: str) -> None:
+    with pytest.raises(DemonstrationError) as error:
+        read(tmp_path, text)
+    assert f"lecture.md:{place}: " in str(error.value)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_an_unknown_name(tmp_path: Path) -> None:
+    for argument in (str(tmp_path / "none.md"), str(tmp_path)):
+        with pytest.raises(DemonstrationError):
+            demonstration.load(argument)
+    with pytest.raises(DemonstrationError, match="1-system-calls"):
+        demonstration.load("nonsense")
+    binary = tmp_path / "binary.md"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DemonstrationError, match="not a text file"):
+        demonstration.load(str(binary))
+
+
+def test_a_part_of_a_name_is_enough() -> None:
+    assert demonstration.load("events").name == "2-events"
+    assert demonstration.load("2-events").title.endswith("?")

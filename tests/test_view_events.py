@@ -1,0 +1,103 @@
+"""Event channels as the console shows them: the bits in shared_info, ports in words, and a port's history."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from tests.pane_app import FakeRecords, PaneApp
+from xentui.config import resolve_guest
+from xentui.engine.machine import Machine
+from xentui.engine.views import ViewError, look
+from xentui.engine.xen.event_channel import UNBOUND
+from xentui.screens.events import EventsPane
+from xentui.screens.pane import Pane
+from xentui.screens.port_history import port_history
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    machine = Machine(128)
+    machine.create(resolve_guest("hello64"))
+    machine.create(resolve_guest("hello32"))
+    machine.run(3_000_000)
+    yield machine
+    machine.close()
+
+
+@pytest.mark.parametrize("domain", [1, 2])
+def test_the_bits_are_those_in_shared_info(machine: Machine, domain: int) -> None:
+    found = machine.hv.domains[domain]
+    port = found.console_port
+    bits = look(machine, "events.bitmaps", domain=domain)
+    assert bits["ports"] == found.events.abi.ports == len(bits["pending"]) * 8 == len(bits["mask"]) * 8
+    assert not bits["pending"][port >> 3] >> (port & 7) & 1
+    found.vcpus[0].info[1] = 1
+    found.events.set_pending(port)
+    bits = look(machine, "events.bitmaps", domain=domain)
+    assert bits["pending"][port >> 3] == 1 << (port & 7)
+    assert bits["vcpus"] == [{**bits["vcpus"][0], "vcpu": 0, "pending": 1, "mask": 1, "selector": 1}]
+    at = bits["offsets"][0] + (found.shared_info_frame << 12)
+    assert machine.hv.ram[at + (port >> 3)] == 1 << (port & 7)
+
+
+def test_ports_in_words(machine: Machine) -> None:
+    one, two = machine.domains
+    ours = one.events.alloc_unbound_for(2)
+    rows = {row["port"]: row for row in look(machine, "events.ports", domain=1)}
+    assert rows[ours]["state"] == "unbound" and rows[ours]["peer"] == "waits for domain 2 to bind"
+    theirs = two.events.bind_interdomain(1, ours)
+    virq, ipi = two.events.bind_virq(1, 0), two.events.bind_ipi(0)
+    rows = {row["port"]: row for row in look(machine, "events.ports", domain=2)}
+    assert rows[theirs]["peer"] == f"hello64 (d1) port {ours}" and rows[theirs]["remote"] == (1, ours)
+    assert rows[theirs]["pending"], "a binding raises one event"
+    assert rows[virq]["peer"] == "VIRQ_DEBUG" and rows[ipi]["peer"] == "IPI to vCPU 0"
+    assert rows[two.console_port]["peer"] == "domain 0: console"
+    assert rows[two.store_port]["peer"] == "domain 0: xenstore"
+    assert UNBOUND not in {row["state"] for row in rows.values()}
+    with pytest.raises(ViewError, match="domain 9 does not exist"):
+        look(machine, "events.ports", domain=9)
+
+
+def test_a_ports_history_from_both_ends(machine: Machine) -> None:
+    one, two = machine.domains
+    ours = one.events.alloc_unbound_for(2)
+    theirs = two.events.bind_interdomain(1, ours)
+    two.vcpus[0].info[1] = 0
+    one.events.send(one.vcpus[0], ours)
+    records = FakeRecords(machine)
+    (sent,) = port_history(records, records.end, 1, ours, 5)
+    assert sent.text == f"sent by vCPU 0 to d2 port {theirs} (was pending already)"
+    texts = [event.text for event in port_history(records, records.end, 2, theirs, 5)]
+    assert texts[0] == f"received from d1 port {ours} (was pending already)"
+    assert any(text == "held back by the port's mask" for text in texts)
+    assert port_history(records, sent.record, 1, ours, 5) == [], "what comes later is not history"
+    assert port_history(None, 10, 1, ours, 5) == []
+
+
+@pytest.mark.parametrize("size", [(78, 22), (118, 38), (198, 58)])
+def test_the_pane(machine: Machine, size: tuple[int, int]) -> None:
+    async def run() -> None:
+        app = PaneApp(machine, EventsPane())
+        async with app.run_test(size=size) as pilot:
+            app.update()
+            await pilot.press("full_stop")
+            text = app.update()
+            assert "hello32 d2  2-level ABI, 1024 ports" in text and "port 2" in text
+            assert "domain 0: console" in text and "sent by vCPU 0 to d0 port 2" in text
+            await pilot.press("enter", "o")
+            machine.domains[1].events.set_pending(2)
+            assert app.update().count("●") > 2 and "selector 00000001" in app.update()
+            await pilot.press("d")
+            assert "hello64 d1  2-level ABI, 4096 ports" in app.update()
+            await pilot.press("down", "right")
+            assert app.pane.port == 67 and "beyond those that exist" in app.update()  # type: ignore[attr-defined]
+            await pilot.pause()
+            goto, who = app.posted
+            assert isinstance(goto, Pane.Goto) and isinstance(who, Pane.WhoWrote)
+            assert who.what == ("port", 2, 2) and goto.record is not None
+            assert all(len(line) <= size[0] for line in app.screen_text().splitlines())
+
+    asyncio.run(run())

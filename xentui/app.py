@@ -1,0 +1,269 @@
+"""The Textual application: the console on a running engine, or on a recording.
+
+    XentuiApp(engine).run()
+
+The engine is a process of its own; the application hears it by its descriptor, and asks it what the panes that are
+seen want to know (screens/feed.py). What can be done stands in one table (screens/actions.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import App, SystemCommand
+
+from xentui.screens import themes
+from xentui.screens.actions import Command, by_key, load_table
+from xentui.screens.arrange import Arrange
+from xentui.screens.feed import RATE, Feed
+from xentui.screens.main import MainScreen
+from xentui.screens.pane import Pane
+from xentui.screens.words import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from textual.binding import BindingType
+    from textual.screen import Screen
+
+_REPORTED = (ValueError, LookupError, OSError)
+"""Errors of a command that are the user's to know in a line: wrong arguments, things that are not there, files.
+EngineError and ViewError are told of too."""
+
+
+class XentuiApp(App[None], inherit_bindings=False):
+    """The console. `engine` is an `engine.process.Engine`, or anything that speaks like one."""
+
+    TITLE = "xentui"
+    BINDINGS: ClassVar[list[BindingType]] = []
+    COMMAND_PALETTE_BINDING = "f20"
+    """The table has the palette's key; Textual wants one of its own."""
+    CSS = """
+    Toast { background: $surface; border-left: thick $primary; padding: 0 1; }
+    Toast.-warning { border-left: thick $accent; }
+    Toast.-error { border-left: thick $error; }
+    """
+
+    def __init__(self, engine: Any, *, run: bool = True) -> None:
+        """`run`: let the guests go as soon as the screen is there (a recording stands at its start instead)."""
+        super().__init__()
+        self.engine = engine
+        self.run_at_start = run
+        self.commands: dict[str, Command]
+        self.commands, self._problems = load_table()
+        self.keys = by_key(self.commands)
+        self.main = MainScreen()
+        self.control = Arrange(self)
+        self.feed = Feed(engine, self._seen_panes)
+        self.chosen_domain = ""
+        """The name of the domain that panes and commands mean when none is named."""
+        self.typing = ""
+        """The domain whose console has the keyboard, or ""."""
+        self.acted = False
+        """Has the user done something to the run that would be lost?"""
+        self._watched = -1
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Colours of ours that Textual's own themes do not name."""
+        return themes.DEFAULTS
+
+    # --- start and end -----------------------------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        """Listen to the engine; begin."""
+        for theme in (themes.DARK, themes.LIGHT):
+            self.register_theme(theme)
+        self.theme = themes.DARK.name
+        self.push_screen(self.main)
+        self.feed.on_ended = self._domain_ended
+        self.feed.on_failure = self._engine_failed
+        self.feed.on_notice = self.tell
+        self._watch()
+        self.set_interval(1 / RATE, self.refresh_panes)
+        for problem in self._problems:
+            self.tell(problem, "warning")
+        if self.run_at_start:
+            self.attempt(self.engine.run)
+
+    def _watch(self) -> None:
+        """Hear the engine's descriptor; it changes when history is travelled."""
+        descriptor = self.engine.fileno()
+        if descriptor == self._watched:
+            return
+        loop = asyncio.get_running_loop()
+        if self._watched >= 0:
+            loop.remove_reader(self._watched)
+        if descriptor >= 0:
+            loop.add_reader(descriptor, self._heard)
+        self._watched = descriptor
+
+    def _heard(self) -> None:
+        """The engine has sent something."""
+        self.feed.pump()
+        self._watch()
+        if self.feed.failure:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._watched >= 0:
+            asyncio.get_running_loop().remove_reader(self._watched)
+            self._watched = -1
+
+    def leave(self) -> None:
+        """End the application; the engine's process ends with it."""
+        self._unwatch()
+        self.exit()
+
+    # --- refreshing --------------------------------------------------------------------------------------------------
+
+    def _seen_panes(self) -> list[Pane]:
+        return self.main.grid.panes if self.main.is_mounted else []
+
+    def refresh_panes(self) -> None:
+        """Ask for the panes, if anything has changed; draw the status bar."""
+        if not self.main.is_mounted:
+            return
+        self.feed.refresh()
+        status = self.feed.status
+        if status is not None and status.domains and self.chosen_domain not in {each.name for each in status.domains}:
+            self.chosen_domain = status.domains[0].name
+        self.main.bar.update_status(status, self.typing, self.feed.failure)
+
+    # --- commands ----------------------------------------------------------------------------------------------------
+
+    def run_command(self, name: str, argument: str) -> None:
+        """Do what a command of the table says."""
+        self.attempt(lambda: getattr(self.control, f"do_{name.replace('-', '_')}")(argument))
+        self.feed.changed = True
+
+    def attempt(self, deed: Callable[[], Any]) -> None:
+        """Do something on the user's behalf; what goes wrong is said in a line."""
+        from xentui.engine.views import ViewError
+
+        try:
+            deed()
+        except _REPORTED as error:
+            self.tell(str(error), "error")
+        except ViewError as error:
+            self.tell(str(error), "error")
+
+    def obey(self, line: str) -> None:
+        """Do what a line after `:` says."""
+        name, _, argument = line.strip().partition(" ")
+        if not name:
+            return
+        matches = [name] if name in self.commands else [known for known in self.commands if known.startswith(name)]
+        if len(matches) != 1:
+            hint = f"; did you mean {', '.join(matches[:4])}?" if matches else "; ? shows all"
+            self.tell(f"there is no command {name!r}{hint}", "error")
+            return
+        command, argument = self.commands[matches[0]], argument.strip()
+        if command.needs_argument and not argument:
+            self.tell(f":{command.name} needs {command.usage}", "error")
+            return
+        self.run_command(command.name, argument)
+
+    def complete(self, line: str) -> list[str]:
+        """What a line after `:` could become."""
+        name, blank, argument = line.partition(" ")
+        if not blank:
+            return [f"{known} " if self.commands[known].usage else known for known in self.commands
+                    if known.startswith(name)]  # fmt: skip
+        command = self.commands.get(name)
+        if command is None:
+            return []
+        *done, last = argument.split(" ")
+        return [" ".join((name, *done, word)) for word in self._words(command, done, argument) if word.startswith(last)]
+
+    def _words(self, command: Command, done: list[str], argument: str) -> list[str]:
+        """What could stand next in a command's arguments."""
+        from xentui.config import built_in_guests
+        from xentui.screens import catalogue, conditions
+
+        usage = command.usage.strip("[]")
+        names = [domain.name for domain in self.feed.status.domains] if self.feed.status else []
+        if usage.startswith("DOMAIN"):
+            return names if not done else []
+        if usage == "GUEST":
+            return built_in_guests()
+        if usage == "PANE":
+            return list(catalogue.ENTRIES)
+        if usage in ("CONDITION", "NAME"):
+            kinds = list(conditions.KINDS) if usage == "CONDITION" and not done else []
+            if usage == "NAME" or done == ["hypercall"]:
+                from xentui.engine.xen.abi.hypercalls import NAMES
+
+                return sorted(NAMES.values())
+            return kinds
+        return []
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The palette: the table."""
+        for command in self.commands.values():
+            if command.needs_argument or command.prompts:
+
+                def deed(name: str = command.name) -> None:
+                    self.main.open_line(":", f"{name} ")
+            else:
+
+                def deed(name: str = command.name) -> None:
+                    self.run_command(name, "")
+
+            keys = " ".join(command.keys)
+            yield SystemCommand(command.name, f"{command.help}{f'  ({keys})' if keys else ''}", deed)
+
+    # --- telling -----------------------------------------------------------------------------------------------------
+
+    def tell(self, text: str, severity: Any = "information") -> None:
+        """A line for the user."""
+        self.notify(plain(text).replace("�", " "), severity=severity, markup=False)
+
+    def _domain_ended(self, name: str, reason: str) -> None:
+        crashed = reason in ("crash", "watchdog")
+        words = "has crashed; the hypervisor's log says why (pane Consoles)" if crashed else f"has ended: {reason}"
+        self.tell(f"{name} {words}", "error" if crashed else "information")
+
+    def _engine_failed(self, text: str, details: str) -> None:
+        self.tell(f"the engine's process has ended: {text}. What is on the screen stays; q leaves.", "error")
+        for line in details.splitlines():
+            self.engine.log.append((self.feed.status.time if self.feed.status else 0, line))
+
+    # --- what panes ask for ------------------------------------------------------------------------------------------
+
+    def on_pane_goto(self, event: Pane.Goto) -> None:
+        """One focus: everything moves to the moment."""
+        given = {key: value for key, value in vars_of(event).items() if value is not None}
+        self.attempt(lambda: self.engine.goto(**given))
+
+    def on_pane_who_wrote(self, event: Pane.WhoWrote) -> None:
+        """Go to what wrote a value."""
+        if hasattr(self.engine, "who_wrote"):
+            self.attempt(lambda: self.engine.who_wrote(event.what))
+        else:
+            self.tell("who wrote this cannot be found out here", "warning")
+
+    def on_pane_act(self, event: Pane.Act) -> None:
+        """Influence the machine."""
+        action = event.action
+        self.attempt(lambda: self.control.act(action.kind, action.domain, *action.arguments))
+
+    def on_pane_run(self, event: Pane.Run) -> None:
+        """Run, or run until."""
+        self.attempt(lambda: self.engine.run(event.until))
+
+    def type_into(self, domain: str) -> None:
+        """Give the keyboard to a domain's console."""
+        pane: Any = self.main.grid.pane("consoles")
+        if pane is not None:
+            pane.begin_typing(domain)
+
+    def screen_text(self) -> str:
+        """The screen as plain text."""
+        return "\n".join("".join(segment.text for segment in strip).rstrip()
+                         for strip in self.screen._compositor.render_strips())  # fmt: skip
+
+
+def vars_of(event: Pane.Goto) -> dict[str, int | None]:
+    """The fields of a wish to go somewhere."""
+    return {"position": event.position, "time": event.time, "record": event.record}

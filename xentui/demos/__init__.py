@@ -1,0 +1,1 @@
+"""Guided demonstrations, each a Markdown file (docs/demonstrations.md)."""

@@ -1,0 +1,127 @@
+"""What can be done to a machine from outside: typing, what `xl` does to domains, events, faults.
+
+An action is plain data, so that it can be sent to another process, kept in a recording and performed again at the same
+position. `Machine.apply` performs one now, `Machine.schedule` at a position.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from xentui.engine.xen import schedule
+from xentui.engine.xen.abi import sched as abi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xentui.config import GuestSpec
+    from xentui.engine.machine import Machine
+    from xentui.engine.xen.domain import Domain
+
+Plain = bytes | str | int | bool | None
+
+
+class ActionError(ValueError):
+    """The action cannot be performed; its text is one line that says why."""
+
+
+class Action(NamedTuple):
+    """`kind` is a key of `KINDS`; `domain` names whom it concerns; the arguments are what the kind's function takes."""
+
+    kind: str
+    domain: str | None = None
+    arguments: tuple[Plain | GuestSpec, ...] = ()
+
+    def perform(self, machine: Machine) -> None:
+        """Do it, at the machine's position. Raises ActionError, and then nothing has happened."""
+        function = KINDS.get(self.kind)
+        if function is None:
+            raise ActionError(f"there is no action {self.kind!r}; there are: {', '.join(KINDS)}")
+        try:
+            function(machine, self.domain, *self.arguments)
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                raise
+            raise ActionError(f"action {self.kind!r} does not take the arguments {self.arguments!r}") from None
+
+
+def find_domain(machine: Machine, name: str | None) -> Domain:
+    """The domain of that name, or with that number."""
+    for domain in machine.domains:
+        if name is not None and name in (domain.name, str(domain.id)):
+            return domain
+    names = ", ".join(domain.name for domain in machine.domains)
+    raise ActionError(f"there is no domain {name!r}; " + (f"there are: {names}" if names else "there is none"))
+
+
+def _alive(machine: Machine, name: str | None) -> Domain:
+    domain = find_domain(machine, name)
+    if domain.shutdown_code is not None:
+        raise ActionError(f"domain {domain.name} has shut down")
+    return domain
+
+
+def _type(machine: Machine, name: str | None, data: bytes) -> None:
+    machine.toolstack.type(_alive(machine, name), data)
+
+
+def _pause(machine: Machine, name: str | None) -> None:
+    """(Xen: domain_pause_by_systemcontroller.)"""
+    domain = find_domain(machine, name)
+    domain.paused += 1
+    for vcpu in domain.vcpus:
+        schedule.sleep(vcpu)
+
+
+def _unpause(machine: Machine, name: str | None) -> None:
+    domain = find_domain(machine, name)
+    if not domain.paused:
+        raise ActionError(f"domain {domain.name} is not paused")
+    domain.paused -= 1
+    if not domain.paused:
+        for vcpu in domain.vcpus:
+            schedule.wake(vcpu)
+
+
+def _shut_down(reason: int) -> Callable[[Machine, str | None], None]:
+    def shut_down(machine: Machine, name: str | None) -> None:
+        schedule.domain_shutdown(_alive(machine, name), reason)
+
+    return shut_down
+
+
+def _destroy(machine: Machine, name: str | None) -> None:
+    machine.toolstack.destroy(find_domain(machine, name))
+
+
+def _create(machine: Machine, _name: str | None, spec: GuestSpec) -> None:
+    machine.create(spec)
+
+
+def _port(domain: Domain, port: int) -> int:
+    if not domain.events.valid(port):
+        raise ActionError(f"domain {domain.name} has no port {port}")
+    return port
+
+
+def _send(machine: Machine, name: str | None, port: int) -> None:
+    domain = find_domain(machine, name)
+    domain.events.set_pending(_port(domain, port))
+
+
+def _unmask(machine: Machine, name: str | None, port: int) -> None:
+    domain = find_domain(machine, name)
+    domain.events.unmask(_port(domain, port))
+
+
+KINDS: dict[str, Callable[..., None]] = {
+    "type": _type,
+    "pause": _pause,
+    "unpause": _unpause,
+    "crash": _shut_down(abi.SHUTDOWN_crash),
+    "destroy": _destroy,
+    "create": _create,
+    "send": _send,
+    "unmask": _unmask,
+}
+"""Kind to what it does: `function(machine, domain's name, *arguments)`."""

@@ -1,0 +1,544 @@
+"""The engine in a process of its own, as the console and scripts see it.
+
+    engine = Engine.start(Setup([resolve_guest("hello64")]))
+    engine.run()
+    status = engine.wait(timeout=5)
+    print(engine.consoles[1].text())
+    engine.goto(time=1_000_000)
+
+Nothing here blocks but `wait` and `look`. The engine's process does the work; this side keeps what is known of its
+history, and the sockets of the processes that sleep as snapshots. They all end when this process does.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xentui.engine import messages as msg
+from xentui.engine import travel, wire
+from xentui.engine.messages import Event, Setup, Status
+from xentui.engine.record_window import RecordWindow
+from xentui.engine.timeline import Branch, Consoles, Kept, Timeline
+from xentui.engine.trace import TraceRing
+from xentui.engine.views import Query, ViewError
+from xentui.engine.wire import Channel
+
+if TYPE_CHECKING:
+    from xentui.engine.travel import Command, Plan
+
+TRACE_RECORDS = 1 << 20
+"""Records that the ring holds by default: 64 MiB."""
+_LAST_WORDS = 16_384
+_WORTH = 0.05
+"""Seconds of running that make it worth to keep the process that stood there."""
+
+
+class EngineError(Exception):
+    """The engine's process could not start, or died; one line."""
+
+
+class Engine:
+    """A machine in another process. `Engine.start` makes one."""
+
+    def __init__(self, setup: Setup, trace_records: int = TRACE_RECORDS) -> None:
+        self.setup = setup
+        self.timeline = Timeline(setup)
+        self.status = Status()
+        """How the machine stood when it was last heard of."""
+        self.failure: msg.Failed | None = None
+        """Why there is no engine."""
+        self.breakpoints: dict[int, Any] = {}
+        """What is set, by number; see `add_breakpoint`."""
+        self.active: Channel | None = None
+        """The socket of the process that is not a snapshot."""
+        self._speed: float | None = None
+        self._warp = False
+        self._serial = self._finished = 0
+        self._parking = 0  # the serial of a Park on its way
+        self._plan: Plan | None = None
+        self._then: Callable[[], None] | None = None
+        self._after: list[Callable[[], None]] = []
+        self._started = False
+        self._run_again = False
+        self._parked: Kept | None = None
+        self._next_question = self._next_breakpoint = 1
+        self._questions: dict[int, list[Query]] = {}
+        self._answers: dict[int, list[Any]] = {}
+        self._awaited: set[int] = set()
+        self._events: list[Event] = []
+        self._epoll = select.epoll()
+        self._spawn(trace_records)
+
+    @classmethod
+    def start(cls, setup: Setup, trace_records: int = TRACE_RECORDS) -> Engine:
+        """Start the process; returns at once. What goes wrong is a `Failed` event, and `wait` raises it."""
+        return cls(setup, trace_records)
+
+    # --- the processes -------------------------------------------------------------------------------------------
+
+    def _spawn(self, trace_records: int) -> None:
+        """The keeper and the first engine (server.py)."""
+        size = TraceRing.size_of(trace_records)
+        ring = os.memfd_create("xentui-trace")
+        os.ftruncate(ring, size)
+        self._ring = mmap.mmap(ring, size)
+        self.records = RecordWindow(memoryview(self._ring), trace_records)
+        self._words = os.memfd_create("xentui-last-words")
+        ours, theirs = wire.pair()
+        lifeline, self._life = os.pipe()
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-P", "-m", "xentui.engine.server", str(theirs.fileno()), str(ring), str(lifeline)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._words,
+            pass_fds=(theirs.fileno(), ring, lifeline),
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C in the terminal is the console's
+        )
+        for fd in (ring, lifeline):
+            os.close(fd)
+        theirs.close()
+        self._connect(Channel(ours))
+        assert self.active is not None
+        self.active.send(msg.Begin(self.setup))
+
+    def _connect(self, channel: Channel) -> None:
+        self.active = channel
+        self._epoll.register(channel, select.EPOLLIN)
+
+    def _watch_death(self, channel: Channel) -> None:
+        """A snapshot says nothing; only its end can be heard."""
+        self._epoll.register(channel, select.EPOLLRDHUP)
+
+    def _close(self, channel: Channel) -> None:
+        if channel.fileno() >= 0:
+            self._epoll.unregister(channel)
+            channel.close()
+
+    def wake_before(self, position: int) -> Kept:
+        """Let a copy of the latest snapshot at or before a position become active (or of the first one)."""
+        kept = self.timeline.before(position) or self.timeline.usable()[0]
+        self.wake(kept)
+        return kept
+
+    def wake(self, kept: Kept) -> None:
+        """Let a copy of a snapshot become active."""
+        ours, theirs = wire.pair()
+        branch = self.timeline.current
+        actions = branch.actions[kept.status.actions :]
+        kept.channel.send(
+            msg.Activate(actions, list(self.breakpoints.items()), self._speed, self._warp), [theirs.detach()]
+        )
+        self._connect(Channel(ours))
+        self.records.restart(kept.status.records)
+        self.failure = None
+        if self._parked is not None and self._parked is not kept:
+            self._forget_if_cheap(self._parked)
+        self._parked = None
+        if self._questions and self.active is not None:
+            for number, queries in self._questions.items():
+                self.active.send(msg.Ask(number, queries))
+
+    def discard(self) -> None:
+        """End the active process: it was sent ahead to look."""
+        if self.active is not None:
+            self._close(self.active)
+            self.active = None
+
+    def _forget_if_cheap(self, parked: Kept) -> None:
+        """End the process that stood at the last moment if it is quickly come back to."""
+        status = parked.status
+        if status.position >= self.timeline.branches[parked.branch].end_position:
+            return
+        others = [kept.status.work for kept in self.timeline.usable() if kept is not parked]
+        if any(0 <= status.work - work < _WORTH for work in others):
+            self._drop(parked)
+
+    def _drop(self, kept: Kept) -> None:
+        if kept in self.timeline.snapshots:
+            self.timeline.snapshots.remove(kept)
+        self._close(kept.channel)
+
+    def _keep(self, status: Status, channel: Channel) -> Kept:
+        kept = Kept(status, channel, self.timeline.current.number)
+        self._watch_death(channel)
+        self.timeline.snapshots.append(kept)
+        for dropped in self.timeline.thin():
+            self._close(dropped.channel)
+        return kept
+
+    def use_branch(self, branch: Branch) -> None:
+        """Make another branch the current one; no process is active meanwhile."""
+        self.records.truncate(min(branch.fork_records, self.timeline.current.fork_records or branch.fork_records))
+        self.timeline.use(branch)
+
+    # --- events --------------------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Readable when `pump` has something to do."""
+        return self._epoll.fileno()
+
+    def pump(self) -> list[Event]:
+        """Take in what the engine has sent, and send what it did not take yet. Never blocks."""
+        for fd, _ in self._epoll.poll(0):
+            if self.active is not None and fd == self.active.fileno():
+                continue
+            for kept in list(self.timeline.snapshots):
+                if kept.channel.fileno() == fd:
+                    self._drop(kept)
+        channel = self.active
+        if channel is not None:
+            channel.flush()
+            for message, fds in channel.receive():
+                self._take(message, fds, channel)
+            if channel.closed and self.active is channel:
+                self._died()
+        events, self._events = self._events, []
+        return events
+
+    def _take(self, message: Any, fds: list[int], channel: Channel) -> None:
+        """One message of the active process."""
+        if isinstance(message, msg.History):
+            for number, event in message.told:
+                self._told(number, event)
+        elif isinstance(message, msg.StatusEvent):
+            self._news(message.status)
+        elif isinstance(message, msg.Reply):
+            self._answered(message)
+        elif isinstance(message, msg.Snapshot):
+            self._keep(message.status, Channel(wire.from_fd(fds[0])))
+        elif isinstance(message, msg.Done):
+            self._done(message, channel)
+        elif isinstance(message, msg.Failed):
+            self._fail(message)
+
+    def _told(self, number: int, event: Any) -> None:
+        news = self.timeline.told(number, event)
+        if news and isinstance(news[0], msg.Branched):
+            self.records.truncate(event.records)
+        self._events += news
+
+    def _news(self, status: Status) -> None:
+        """The machine's status, completed by what is known of the history."""
+        self._started = True
+        branch = self.timeline.current
+        branch.reached(status)
+        self.records.written(status.records)
+        self.status = status._replace(
+            live=status.position >= branch.end_position,
+            travelling=self._plan is not None,
+            end_position=branch.end_position,
+            end_time=branch.end_time,
+            first_record=self.records.first,
+            end_records=branch.end_records,
+            branch=branch.number,
+            failed=self.failure is not None,
+        )
+        if self._events and isinstance(self._events[-1], msg.StatusEvent):
+            self._events.pop()
+        self._events.append(msg.StatusEvent(self.status))
+
+    def _answered(self, reply: msg.Reply) -> None:
+        if self._questions.pop(reply.id, None) is None:
+            return
+        if reply.id in self._awaited:
+            self._answers[reply.id] = reply.answers
+        else:
+            self._events.append(reply)
+
+    def _done(self, done: msg.Done, channel: Channel) -> None:
+        """A motion is over: what was planned goes on."""
+        self._finished = max(self._finished, done.serial)
+        if done.serial == self._parking:
+            self._parking = 0
+            self._epoll.unregister(channel)
+            self.active = None
+            self._parked = self._keep(done.status, channel)
+        if self._plan is None:
+            self._news(done.status)
+        elif done.serial == self._serial:
+            self._continue(done)
+
+    def _continue(self, done: msg.Done | None) -> None:
+        """Go on with the plan: its next command, or its end."""
+        plan = self._plan
+        assert plan is not None
+        if self._after and done is not None:
+            plan.close()
+            self._end_plan(done.status, "")
+            return
+        try:
+            command = plan.send(done) if done is not None else next(plan)
+        except StopIteration as end:
+            self._end_plan(done.status if done is not None else self.status, end.value)
+            return
+        self._command(command)
+
+    def _end_plan(self, status: Status, notice: str) -> None:
+        self._plan = None
+        if self.active is None and not self._after:
+            self.wake_before(status.position)
+        if notice:
+            self._events.append(msg.Notice(notice))
+        self._news(status)
+        after, self._after = self._after or [then for then in (self._then,) if then], []
+        self._then = None
+        for request in after:
+            request()
+
+    def _command(self, command: Command) -> None:
+        """Send a command that moves the machine to the active process."""
+        self._serial += 1
+        message = command(self._serial)
+        if isinstance(message, msg.Park):
+            self._parking = self._serial
+        assert self.active is not None
+        self.active.send(message)
+
+    def _died(self) -> None:
+        """The active process is gone without being asked."""
+        text = "the engine's process was killed (the host may have run out of memory)"
+        words = self._last_words()
+        if words:
+            text = f"the engine's process died: {words.splitlines()[0]}"
+        self._fail(self.failure or msg.Failed(text, words))
+
+    def _fail(self, failed: msg.Failed) -> None:
+        failed = failed._replace(details=failed.details or self._last_words())
+        new = self.failure is None
+        self.failure = failed
+        if self.active is not None:
+            self._close(self.active)
+            self.active = None
+        self._plan, self._after, self._parking = None, [], 0
+        self._finished = self._serial
+        for number in list(self._questions):
+            answer = ViewError("the engine's process has died")
+            self._answered(msg.Reply(number, [answer for _ in self._questions[number]]))
+        self.status = self.status._replace(running=False, travelling=False, failed=True, why=failed.text)
+        if new:
+            self._events += [failed, msg.StatusEvent(self.status)]
+
+    def _last_words(self) -> str:
+        """The end of what the processes wrote to their stderr."""
+        size = os.fstat(self._words).st_size
+        start = max(0, size - _LAST_WORDS)
+        return os.pread(self._words, size - start, start).decode(errors="replace").strip()
+
+    # --- moving --------------------------------------------------------------------------------------------------
+
+    def _request(self, request: Callable[[], None]) -> None:
+        """Do it now, or, on the way to another moment, as soon as that way can be left."""
+        if self._plan is None:
+            request()
+            return
+        self._after.append(request)
+        if not self._parking and self.active is not None:
+            self.active.send(msg.Pause())
+
+    def _move(self, command: Command) -> None:
+        def request() -> None:
+            if self.active is None:
+                if not self.timeline.usable():
+                    return
+                self.wake_before(self.status.position)
+            self._command(command)
+
+        self._request(request)
+
+    def _follow(self, plan: Callable[[], Plan], then: Callable[[], None] | None = None) -> None:
+        """Follow a plan, instead of any other; and at its end, unless it was left before, do something."""
+
+        def request() -> None:
+            self._plan, self._then = plan(), then
+            self._continue(None)
+
+        self._after.clear()
+        self._request(request)
+
+    def run(self, until: Any = None) -> None:
+        """Run, freely or until a condition (a breakpoint used once). In the past, what was recorded happens again."""
+        self._move(partial(msg.Run, until=until))
+
+    def pause(self) -> None:
+        """Stand still."""
+        self._run_again = False
+
+        def request() -> None:
+            if self.active is not None:
+                self.active.send(msg.Pause())
+
+        self._request(request)
+
+    def step(self, count: int = 1) -> None:
+        """Execute instructions of the machine."""
+        self._move(partial(msg.Step, instructions=count))
+
+    def step_over(self) -> None:
+        """Execute an instruction; what it calls runs to its return."""
+        self._move(partial(msg.Step, over=True))
+
+    def step_back(self, count: int = 1) -> None:
+        """Go to the last instruction boundary before the present one, or the `count`th last."""
+        self._follow(lambda: travel.back_by_steps(self, count))
+
+    def run_back(self, until: Any) -> None:
+        """Go back to the last place where a condition held."""
+        self._follow(lambda: travel.back_to(self, until))
+
+    def goto(self, position: int | None = None, time: int | None = None, record: int | None = None) -> None:
+        """Go to a moment: a position (half ns), a virtual time (ns), or where a trace record has just been written."""
+        if self.status.live and self.status.running:
+            self._run_again = True
+        if record is not None:
+            self._follow(lambda: travel.to_record(self, record))
+            return
+        goal = position if position is not None else 2 * (time or 0)
+        self._follow(lambda: travel.to_position(self, goal))
+
+    def live(self) -> None:
+        """Go to the end of what is known, and run on if the machine was running when that was left."""
+        again, self._run_again = self._run_again, False
+        self._follow(lambda: travel.to_position(self, self.timeline.current.end_position), self.run if again else None)
+
+    def switch(self, branch: int) -> None:
+        """Go to the end of another branch; see `branches`."""
+        self._run_again = False
+        self._follow(lambda: travel.to_branch(self, self.timeline.branches[branch]))
+
+    @property
+    def branches(self) -> list[Branch]:
+        """Every course of events so far; `status.branch` is the current one's number."""
+        return self.timeline.branches
+
+    def set_speed(self, instructions_per_second: float | None) -> None:
+        """How fast it runs (about, above some thousands); None: as fast as it goes."""
+        self._speed = instructions_per_second
+        self._set_pace()
+
+    def set_warp(self, warp: bool) -> None:
+        """Pass over idle time, or hold it back to the wall clock's speed."""
+        self._warp = warp
+        self._set_pace()
+
+    def _set_pace(self) -> None:
+        if self.active is not None and not self._parking:
+            self.active.send(msg.Pace(self._speed, self._warp))
+
+    # --- influences ----------------------------------------------------------------------------------------------
+
+    def act(self, action: Any) -> None:
+        """Do something to the machine from outside (actions.Action), now. In the past that begins a new branch."""
+
+        def request() -> None:
+            if self.active is None:
+                if not self.timeline.usable():
+                    return
+                self.wake_before(self.status.position)
+            position, past = self.status.position, not self.status.live
+            assert self.active is not None
+            self.active.send(msg.Act(action, self.timeline.future(position) if past else None))
+
+        self._request(request)
+
+    def add_breakpoint(self, breakpoint: Any) -> int:
+        """Set a breakpoint (breakpoints.Breakpoint); its number."""
+        number, self._next_breakpoint = self._next_breakpoint, self._next_breakpoint + 1
+        self.breakpoints[number] = breakpoint
+        self._send_breakpoints()
+        return number
+
+    def remove_breakpoint(self, number: int) -> None:
+        """Take a breakpoint away. Raises KeyError where there is none of that number."""
+        del self.breakpoints[number]
+        self._send_breakpoints()
+
+    def _send_breakpoints(self) -> None:
+        if self.active is not None and not self._parking:
+            self.active.send(msg.Breakpoints(list(self.breakpoints.items())))
+
+    # --- questions -----------------------------------------------------------------------------------------------
+
+    @property
+    def consoles(self) -> Consoles:
+        """Domain to what its console printed."""
+        return self.timeline.consoles
+
+    @property
+    def log(self) -> list[tuple[int, str]]:
+        """The hypervisor's own log: (virtual ns, line)."""
+        return self.timeline.log
+
+    def ask(self, queries: list[Query]) -> int:
+        """Ask views (views/): the number of the `Reply` event that will bring the answers."""
+        number, self._next_question = self._next_question, self._next_question + 1
+        self._questions[number] = queries
+        if self.active is not None and not self._parking:
+            self.active.send(msg.Ask(number, queries))
+        return number
+
+    def look(self, view: str, **arguments: Any) -> Any:
+        """Ask one view and wait for the answer. Raises ViewError, EngineError."""
+        number = self.ask([Query(view, arguments)])
+        self._awaited.add(number)
+        self._until(lambda: number in self._answers, None)
+        self._awaited.discard(number)
+        (answer,) = self._answers.pop(number)
+        if isinstance(answer, ViewError):
+            raise answer
+        return answer
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait until the machine stands still, or so many seconds; its status. Raises EngineError."""
+        self._until(lambda: self._started and self._plan is None and self._finished >= self._serial, timeout)
+        return self.status
+
+    def _until(self, over: Callable[[], bool], timeout: float | None) -> None:
+        end = None if timeout is None else time.monotonic() + timeout
+        kept: list[Event] = []
+        while True:
+            kept += self.pump()
+            if self.failure is not None:
+                self._events = kept + self._events
+                raise EngineError(self.failure.text)
+            if over():
+                break
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            self._epoll.poll(left)
+        self._events = kept + self._events
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End all processes, and wait for that."""
+        if self.active is not None:
+            self._close(self.active)
+            self.active = None
+        for kept in self.timeline.snapshots:
+            self._close(kept.channel)
+        self.timeline.snapshots.clear()
+        if self._life >= 0:
+            os.close(self._life)
+            os.close(self._words)
+            self._life = -1
+            self._epoll.close()
+        self._keeper.wait()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

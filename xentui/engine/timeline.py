@@ -1,0 +1,230 @@
+"""What the console knows of the history: what happened, the branches, and the snapshots to go back to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from xentui.engine import messages as msg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xentui.engine.messages import Setup, Status
+    from xentui.engine.wire import Channel
+
+KEPT = 24
+"""Snapshots kept. They lie denser near the present: each gap is about in proportion to its distance from there."""
+
+
+class ConsoleLog:
+    """What a domain's console printed: pieces (virtual ns, bytes) in order, of the branch that is current."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[int, bytes]] = []
+
+    def upto(self, time: int) -> list[tuple[int, bytes]]:
+        """The pieces printed up to and at a virtual time."""
+        low, high = 0, len(self.pieces)
+        while low < high:
+            middle = (low + high) // 2
+            if self.pieces[middle][0] <= time:
+                low = middle + 1
+            else:
+                high = middle
+        return self.pieces[:low]
+
+    def text(self) -> bytes:
+        """All of it."""
+        return b"".join(data for _, data in self.pieces)
+
+
+class Consoles(dict[int, ConsoleLog]):
+    """Domain to what its console printed; empty for one that printed nothing."""
+
+    def __missing__(self, domain: int) -> ConsoleLog:
+        self[domain] = log = ConsoleLog()
+        return log
+
+
+@dataclass
+class Branch:
+    """One course of events. It shares what was before `fork` with its parent."""
+
+    number: int
+    parent: int | None = None
+    fork_told: int = 0
+    fork_actions: int = 0
+    fork_position: int = 0
+    fork_time: int = 0
+    fork_records: int = 0
+    cause: Any = None
+    """The Action that it began with."""
+    end_position: int = 0
+    end_time: int = 0
+    end_records: int = 0
+    history: list[Any] = field(default_factory=list)
+    actions: list[tuple[int, Any]] = field(default_factory=list)
+    """Every influence from outside: what has happened, then what is known to come."""
+
+    def reached(self, status: Status) -> None:
+        """The machine is there."""
+        if status.position >= self.end_position:
+            self.end_position, self.end_time = status.position, status.time
+        self.end_records = max(self.end_records, status.records)
+
+
+@dataclass(eq=False)
+class Kept:
+    """A snapshot: the process that sleeps behind `channel`."""
+
+    status: Status
+    channel: Channel
+    branch: int
+
+
+class Timeline:
+    """The branches, the current one's history, and the snapshots."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.replay = setup.end_position > 0
+        first = Branch(0, actions=list(setup.actions))
+        first.end_position, first.end_time, first.end_records = setup.end_position, setup.end_time, setup.end_records
+        self._planned = [] if self.replay else list(setup.actions)
+        self.branches = [first]
+        self.current = first
+        self.consoles = Consoles()
+        self.log: list[tuple[int, str]] = []
+        self.snapshots: list[Kept] = []
+
+    # --- history -------------------------------------------------------------------------------------------------
+
+    def told(self, number: int, event: Any) -> list[msg.Event]:
+        """Take in what the engine tells; the events that are news (a past that is run again tells nothing new)."""
+        branch = self.current
+        news: list[msg.Event] = []
+        if isinstance(event, msg.Acted):
+            if event.fresh and (number < len(branch.history) or event.position < branch.end_position):
+                news.append(self._fork(number, event))
+                branch = self.current
+            self._note_action(branch, event)
+        if number < len(branch.history):
+            return []
+        branch.history.append(event)
+        self._show(event)
+        news.append(event)
+        return news
+
+    @staticmethod
+    def _note_action(branch: Branch, event: msg.Acted) -> None:
+        """An influence took effect: one that was known, or a new one among them."""
+        known = branch.actions[event.number : event.number + 1]
+        entry = (event.position, event.action)
+        if known and not event.fresh:
+            branch.actions[event.number] = entry
+        else:
+            branch.actions.insert(event.number, entry)
+
+    def _fork(self, number: int, event: msg.Acted) -> msg.Branched:
+        """History is left: a new branch that shares the present one's past."""
+        old = self.current
+        new = Branch(
+            len(self.branches),
+            old.number,
+            number,
+            event.number,
+            event.position,
+            event.time,
+            event.records,
+            event.action,
+            event.position,
+            event.time,
+            event.records,
+            old.history[:number],
+            old.actions[: event.number] + self.future(event.position),
+        )
+        self.branches.append(new)
+        self.use(new)
+        return msg.Branched(new.number, old.number)
+
+    def future(self, position: int) -> list[tuple[int, Any]]:
+        """What is planned to come after a position, whatever the branch."""
+        return [(at, action) for at, action in self._planned if at > position]
+
+    def use(self, branch: Branch) -> None:
+        """Make a branch the current one: consoles and log are those of its history."""
+        self.current = branch
+        self.consoles.clear()
+        self.log.clear()
+        for event in branch.history:
+            self._show(event)
+
+    def _show(self, event: Any) -> None:
+        if isinstance(event, msg.Output):
+            self.consoles[event.domain].pieces.append((event.time, event.data))
+        elif isinstance(event, msg.LogLine):
+            self.log.append((event.time, event.text))
+
+    # --- snapshots -----------------------------------------------------------------------------------------------
+
+    def lineage(self, branch: Branch) -> list[tuple[int, Branch | None]]:
+        """The branches whose beginnings make up this one's past: number, and the child that ends the shared part."""
+        parts: list[tuple[int, Branch | None]] = [(branch.number, None)]
+        while branch.parent is not None:
+            parts.append((branch.parent, branch))
+            branch = self.branches[branch.parent]
+        return parts
+
+    def usable(self, branch: Branch | None = None) -> list[Kept]:
+        """The snapshots of a branch's past (by default the current one's), oldest first."""
+        chosen = []
+        limits = dict(self.lineage(branch or self.current))
+        for kept in self.snapshots:
+            if kept.branch not in limits:
+                continue
+            child = limits[kept.branch]
+            status = kept.status
+            if child is None or (
+                status.position <= child.fork_position
+                and status.told <= child.fork_told
+                and status.actions <= child.fork_actions
+            ):
+                chosen.append(kept)
+        return sorted(chosen, key=lambda kept: (kept.status.position, kept.status.told, kept.status.actions))
+
+    def before(self, position: int, strictly: bool = False) -> Kept | None:
+        """The latest snapshot at or before a position (or strictly before)."""
+        fitting = [
+            kept
+            for kept in self.usable()
+            if kept.status.position < position or (not strictly and kept.status.position == position)
+        ]
+        return fitting[-1] if fitting else None
+
+    def thin(self) -> Iterable[Kept]:
+        """Drop what is too many: always the snapshot whose loss widens a gap least for its distance from the present.
+
+        Distances are what it costs to run again. The first of all and the latest of each branch stay.
+        """
+        dropped = []
+        while len(self.snapshots) > KEPT:
+            victim = self._least_missed()
+            self.snapshots.remove(victim)
+            dropped.append(victim)
+        return dropped
+
+    def _least_missed(self) -> Kept:
+        groups: dict[int, list[Kept]] = {}
+        for kept in self.snapshots:
+            groups.setdefault(kept.branch, []).append(kept)
+        best, score = self.snapshots[1], float("inf")
+        for number, group in groups.items():
+            group.sort(key=lambda kept: kept.status.work)
+            present = group[-1].status.work
+            foreign = number != self.current.number
+            for before, kept, after in zip(group, group[1:], group[2:], strict=False):
+                gap = after.status.work - before.status.work
+                missed = gap / (present - kept.status.work + 0.1) / (4 if foreign else 1)
+                if missed < score:
+                    best, score = kept, missed
+        return best

@@ -1,0 +1,208 @@
+"""The hooks by which traps come from the emulator to their handlers.
+
+Each is a ctypes callback that calls one method of `TrapHandlers`, keeps what that raises (an exception must not cross
+the C code between), and where the emulator would not do as the processor does, leaves the instruction by a long jump.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any, Protocol
+
+from xentui.engine.x86 import native
+from xentui.engine.x86 import unicorn_api as uc
+from xentui.engine.x86.state import (
+    CS_BASE,
+    ERROR_CODE,
+    EXCEPTION_IS_INT,
+    HF_CS64,
+    HFLAGS,
+    MASK32,
+    MASK64,
+    NO_EXCEPTION,
+    OLD_EXCEPTION,
+    RAX,
+    RIP,
+)
+
+if TYPE_CHECKING:
+    from xentui.engine.x86.cpu import Processor
+
+_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
+_FETCH = 16  # page-fault error code: the access was an instruction fetch
+
+
+class TrapHandlers(Protocol):
+    """Who takes the traps. `exception` and `interrupt` get the vector; RIP lies at the instruction for exceptions
+    that are faults and behind it for traps and INT n. The port handlers are asked for every IN and OUT, whatever the
+    ring; None or False means that the guest may not, which comes back as exception #GP. So it is with RDTSC. Where
+    the instruction does not end its block (CPUID, IN, OUT, RDTSC), `unexecuted` says what is left of it."""
+
+    def exception(self, vector: int) -> None: ...
+    def interrupt(self, vector: int) -> None: ...
+    def syscall(self) -> None: ...
+    def invalid_opcode(self) -> None: ...
+    def cpuid(self) -> None: ...
+    def rdtsc(self) -> bool: ...
+    def port_in(self, port: int, size: int) -> int | None: ...
+    def port_out(self, port: int, size: int, value: int) -> bool: ...
+
+
+class TrapHooks:
+    """The hooks that hand every trap of a processor to `handlers`; `hooks` are Unicorn's handles of them."""
+
+    def __init__(self, processor: Processor, handlers: TrapHandlers) -> None:
+        self.processor = processor
+        self.state, self.budget = processor.state, processor.budget
+        self.block = processor.budget.cast("B").cast("Q")
+        self.hooks = self._trap_hooks(handlers) + self._emulation_hooks(handlers)
+
+    def _leaving_hook(self, instruction: int, code: bytes, hook: Any, words: Any) -> int:
+        """A hook of CPUID, IN, OUT or RDTSC that can leave the instruction; `words` is its structure (see `native`)."""
+        words[native.PYTHON_HOOK] = ctypes.cast(hook, ctypes.c_void_p).value or 0
+        self.processor.keep += [hook, words]
+        return self.processor.add_hook(
+            uc.HOOK_INSN, self.processor.machine_code(code), ctypes.addressof(words), instruction
+        )
+
+    def _sysenter_hook(self) -> int:
+        words = (ctypes.c_uint64 * 4)()
+        self._refuse(words)
+        self.processor.keep.append(words)
+        code = self.processor.machine_code(native.SYSENTER_HOOK)
+        return self.processor.add_hook(uc.HOOK_INSN, code, ctypes.addressof(words), uc.INS_SYSENTER)
+
+    def _refuse(self, words: Any) -> None:
+        """Let the native hook with this structure raise #GP(0) when its Python hook returns."""
+        words[native.ARGUMENT] = self.processor.env
+        words[native.FUNCTION] = ctypes.cast(uc.raise_exception_err, ctypes.c_void_p).value or 0
+        words[native.LEAVES] = 1
+
+    def _leave(self, words: Any, value: int = -1, size: int = 4) -> None:
+        """Behind CPUID, IN, OUT or RDTSC: if time is up there, end the block there, which else ran to its end.
+
+        `value`: what IN has read, as that is not in its register yet. Only the instructions whose length is known
+        here: INS and OUTS, from ports that no guest has, are left to end with their block.
+        """
+        q, budget = self.state.q, self.budget
+        length = self._emulated_length()
+        behind = self.block[2] + budget[3] - (q[RIP] + q[CS_BASE]) - length
+        if not length or not budget[3] or (budget[0] + behind > 0 and not self.processor.stop_requested):
+            return
+        if value >= 0:
+            mask = (1 << 8 * size) - 1
+            q[RAX] = value & mask | (q[RAX] & ~mask & MASK64 if size < 4 else 0)
+        q[RIP] += length
+        budget[0] += behind
+        budget[3] = 0
+        words[native.ARGUMENT] = self.processor.cpu
+        words[native.FUNCTION] = ctypes.cast(uc.cpu_loop_exit_noexc, ctypes.c_void_p).value or 0
+        words[native.LEAVES] = 1
+
+    def _emulated_length(self) -> int:
+        """Bytes of the CPUID, RDTSC, IN or OUT that RIP is at; 0: it is none of these."""
+        q = self.state.q
+        code = (ctypes.c_uint8 * 16)()
+        address = q[RIP] + q[CS_BASE]
+        if uc.cpu_memory_rw_debug(self.processor.cpu, address, code, 15, 0):
+            uc.cpu_memory_rw_debug(self.processor.cpu, address, code, min(15, 4096 - (address & 4095)), 0)
+        at, wide = 0, self.state.i[HFLAGS] & HF_CS64
+        while at < 14 and (code[at] in _PREFIXES or (wide and 0x40 <= code[at] < 0x50)):
+            at += 1
+        if code[at] == 0x0F:
+            return at + 2 if code[at + 1] in (0xA2, 0x31) else 0
+        return at + 2 if 0xE4 <= code[at] <= 0xE7 else at + 1 if 0xEC <= code[at] <= 0xEF else 0
+
+    def _trap_hooks(self, handlers: TrapHandlers) -> list[int]:
+        """The hooks that are called between two instructions: exceptions, INT n, SYSCALL, #UD."""
+        processor, i = self.processor, self.state.i
+        exception, interrupt = handlers.exception, handlers.interrupt
+        syscall, invalid = handlers.syscall, handlers.invalid_opcode
+        failed, fetched_early = processor.failed, processor.fetched_early
+
+        def on_interrupt(_uc: int, vector: int, _data: int) -> None:
+            try:
+                if i[EXCEPTION_IS_INT]:
+                    interrupt(vector)
+                elif vector != 14 or not i[ERROR_CODE] & _FETCH or not fetched_early():
+                    exception(vector)
+                i[OLD_EXCEPTION] = NO_EXCEPTION
+            except BaseException as error:
+                failed(error)
+
+        def on_syscall(_uc: int, _data: int) -> None:
+            try:
+                syscall()
+            except BaseException as error:
+                failed(error)
+
+        def on_invalid(_uc: int, _data: int) -> bool:
+            try:
+                invalid()
+                i[OLD_EXCEPTION] = NO_EXCEPTION
+            except BaseException as error:
+                failed(error)
+            return True
+
+        add = processor.add_hook
+        return [
+            add(uc.HOOK_INTR, uc.InterruptHook(on_interrupt)),
+            add(uc.HOOK_INSN_INVALID, uc.InvalidHook(on_invalid)),
+            add(uc.HOOK_INSN, uc.SyscallHook(on_syscall), 0, uc.INS_SYSCALL),
+            self._sysenter_hook(),
+        ]
+
+    def _emulation_hooks(self, handlers: TrapHandlers) -> list[int]:
+        """The hooks that are called within a block, for what the handlers do in the instruction's stead."""
+        processor, budget = self.processor, self.budget
+        cpuid, rdtsc = handlers.cpuid, handlers.rdtsc
+        port_in, port_out = handlers.port_in, handlers.port_out
+        refuse, leave, failed = self._refuse, self._leave, processor.failed
+        in_words, out_words, rdtsc_words, cpuid_words = ((ctypes.c_uint64 * 4)() for _ in range(4))
+
+        def on_rdtsc(_uc: int, _data: int) -> int:
+            try:
+                if not rdtsc():
+                    refuse(rdtsc_words)
+                elif budget[0] <= 0 or processor.stop_requested:
+                    leave(rdtsc_words)
+            except BaseException as error:
+                failed(error)
+            return 1
+
+        def on_cpuid(_uc: int, _data: int) -> int:
+            try:
+                cpuid()
+                if budget[0] <= 0 or processor.stop_requested:
+                    leave(cpuid_words)
+            except BaseException as error:
+                failed(error)
+            return 1
+
+        def on_in(_uc: int, port: int, size: int, _data: int) -> int:
+            try:
+                value = port_in(port, size)
+                if value is not None:
+                    if budget[0] <= 0 or processor.stop_requested:
+                        leave(in_words, value, size)
+                    return value
+                refuse(in_words)
+            except BaseException as error:
+                failed(error)
+            return MASK32
+
+        def on_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
+            try:
+                if not port_out(port, size, value):
+                    refuse(out_words)
+                elif budget[0] <= 0 or processor.stop_requested:
+                    leave(out_words)
+            except BaseException as error:
+                failed(error)
+
+        return [
+            self._leaving_hook(uc.INS_CPUID, native.SKIP_HOOK, uc.SkipHook(on_cpuid), cpuid_words),
+            self._leaving_hook(uc.INS_RDTSC, native.SKIP_HOOK, uc.SkipHook(on_rdtsc), rdtsc_words),
+            self._leaving_hook(uc.INS_IN, native.IN_HOOK, uc.InHook(on_in), in_words),
+            self._leaving_hook(uc.INS_OUT, native.OUT_HOOK, uc.OutHook(on_out), out_words),
+        ]

@@ -1,0 +1,289 @@
+"""Event channels: the bitmaps of shared_info bit by bit, each vCPU's selector and upcall bytes, ports and history."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.binding import Binding
+
+from xentui.engine.trace_decode import seconds
+from xentui.engine.views import Query
+from xentui.screens.port_history import PortEvent, port_history
+from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, window, wrapped
+
+if TYPE_CHECKING:
+    from textual import events
+
+_BESIDE = 56
+"""Cells that the details need beside the bitmap."""
+_LABEL = 8
+_CELLS = {
+    (True, False): ("●", "orange"),
+    (True, True): ("◐", "yellow"),
+    (False, True): ("○", "blue"),
+    (False, False): ("▪", "green"),
+}
+"""(pending, masked) of a port in use to its character and ink."""
+_LEGEND: Line = [
+    ("● pending  ", "orange"),
+    ("◐ pending, masked  ", "yellow"),
+    ("○ masked  ", "blue"),
+    ("▪ open  ", "green"),
+    ("· free", "dim"),
+]
+
+
+class EventsPane(SheetPane):
+    """`port` is where the cursor is."""
+
+    TITLE = "Event channels"
+    HELP: ClassVar[str] = """\
+**What am I looking at?** The events of one domain: the paper's **section 3.1**, *Control Transfer: Hypercalls and
+Events*. Domains call Xen by **hypercalls**; Xen notifies domains by an asynchronous **event mechanism**, which takes
+the place of device interrupts. Each event is one bit: it says *that* something happened, not how often or what.
+
+* **Pending events** are a bitmask that Xen sets before it calls the guest's *event-callback handler*. The handler
+  clears them. Here the bits lie as in `shared_info`: a row is one word of `evtchn_pending` and of `evtchn_mask`.
+* A **selector** word in each `vcpu_info` says which words are worth a look (▸); `evtchn_upcall_pending` says that the
+  selector is. So a guest finds one of thousands of events with two bit scans.
+* **upcalls masked**: the guest may defer all events by a flag that Xen reads, "analogous to disabling interrupts on a
+  real processor". Many events that wait then cost *one* upcall.
+* A **port** is one end of a channel. Its peer is a port of another domain, a virtual interrupt (VIRQ), another vCPU of
+  the same domain (IPI), or a back end of the control domain.
+
+Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u** unmask · **o** who wrote this bit ·
+**Enter** go to the port's latest event · **, .** ports in use · **d** another domain
+"""
+    BINDINGS: ClassVar = [
+        Binding("left", "move(-1)", "Port before", show=False),
+        Binding("right", "move(1)", "Port behind", show=False),
+        Binding("up", "word(-1)", "Word up", show=False),
+        Binding("down", "word(1)", "Word down", show=False),
+        Binding("full_stop", "next_used(1)", "Next in use"),
+        Binding("comma", "next_used(-1)", "Previous in use", show=False),
+        Binding("p", "raise_event", "Raise event"),
+        Binding("k", "mask", "Mask"),
+        Binding("u", "unmask", "Unmask"),
+        Binding("o", "who_wrote", "Who wrote"),
+        Binding("enter", "goto", "Latest event"),
+        Binding("d", "domain(1)", "Domain"),
+        Binding("f", "follow", "Follow"),
+    ]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.domain: int | None = None
+        self.port = 1
+        self._top = 0
+        self._history: list[PortEvent] = []
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    def whose(self) -> int | None:
+        """The domain that is shown."""
+        if self.domain is not None:
+            return self.domain
+        current = self.current_vcpu()
+        return current[0] if current else None
+
+    def queries(self) -> list[Query]:
+        domain = self.whose()
+        if domain is None:
+            return []
+        return [Query("events.bitmaps", {"domain": domain}), Query("events.ports", {"domain": domain})]
+
+    def show(self, answers: dict[str, Any], status: Any) -> None:
+        domain = self.whose()
+        records = getattr(getattr(self.app, "engine", None), "records", None)
+        if domain is not None:
+            end = getattr(status, "records", 0)
+            self._history = port_history(records, end, domain, self.port, max(4, self.content_size.height // 2))
+        super().show(answers, status)
+
+    # --- drawing ----------------------------------------------------------------------------------------------------
+
+    def draw(self, width: int, height: int) -> list[Line]:
+        bits = self.answer("events.bitmaps")
+        if bits is None:
+            return wrapped(self.failure() or "No domain runs: there are no event channels.", width, "dim")
+        ports = {row["port"]: row for row in self.answer("events.ports") or []}
+        follow = " · follows" if self.domain is None else ""
+        lines: list[Line] = [
+            [
+                (f"{bits['name']} d{bits['domain']}", "title"),
+                (f"  {bits['abi']} ABI, {bits['ports']} ports{follow}", "dim"),
+            ]
+        ]
+        lines += self._vcpus(bits)
+        lines.append(fit(_LEGEND, width))
+        words = bits["ports"] // bits["width"]
+        left_width = _LABEL + bits["width"] + 4
+        side = width - left_width >= _BESIDE
+        left = height - len(lines) - 1
+        overview = words // 2 + 1 if side and left > words // 2 + 10 else 0
+        rows = max(2, min(words, left - overview if side else left // 3))
+        bitmap = [self._ruler(bits), *self._words(bits, ports, rows)]
+        if not side:
+            return [*lines, *bitmap, *self._details(bits, ports, width)]
+        if overview and rows < words:
+            bitmap += [heading("the whole bitmap", left_width - 4), *self._overview(bits)]
+        return lines + beside(bitmap, self._details(bits, ports, width - left_width), left_width, 0)
+
+    def _vcpus(self, bits: dict[str, Any]) -> list[Line]:
+        """What each vcpu_info says."""
+        lines: list[Line] = []
+        for vcpu in bits["vcpus"][:4]:
+            pending = ("● upcall pending", "orange") if vcpu["pending"] else ("· no upcall pending", "dim")
+            mask = ("○ upcalls masked", "blue") if vcpu["mask"] else ("▪ upcalls open", "green")
+            selector = f"{vcpu['selector']:0{bits['width'] // 4}x}"
+            lines.append(
+                [(f"vCPU {vcpu['vcpu']}  ", "label"), pending, ("  ", ""), mask, ("  selector ", "label"),
+                 (selector, "orange" if vcpu["selector"] else "dim"), ("  callback ", "label"),
+                 (f"{vcpu['callback']:x}", "" if vcpu["callback"] else "dim")]
+            )  # fmt: skip
+        if len(bits["vcpus"]) > 4:
+            lines.append([(f"and {len(bits['vcpus']) - 4} more vCPUs", "dim")])
+        return lines
+
+    def _ruler(self, bits: dict[str, Any]) -> Line:
+        text = "".join(f"{bit:<8}" for bit in range(0, bits["width"], 8))
+        return [("word    ", "label"), (text[: bits["width"]], "dim")]
+
+    def _words(self, bits: dict[str, Any], ports: dict[int, Any], rows: int) -> list[Line]:
+        """Rows of the bitmap around the cursor, a word each."""
+        width, words = bits["width"], bits["ports"] // bits["width"]
+        self._top = window(words, rows, self.port // width, self._top)
+        selected = 0
+        for vcpu in bits["vcpus"]:
+            selected |= vcpu["selector"]
+        lines: list[Line] = []
+        for word in range(self._top, min(words, self._top + rows)):
+            marked = selected >> word & 1
+            line: Line = [(f"{word:>4}  ", "label"), ("▸ " if marked else "  ", "orange")]
+            for bit in range(width):
+                port = word * width + bit
+                text, style = self._cell(bits, port, port in ports)
+                line.append((text, f"{style}+cursor" if port == self.port else style))
+            lines.append(_merged(line))
+        return lines
+
+    def _cell(self, bits: dict[str, Any], port: int, used: bool) -> tuple[str, str]:
+        pending = bool(bits["pending"][port >> 3] >> (port & 7) & 1)
+        masked = bool(bits["mask"][port >> 3] >> (port & 7) & 1)
+        if not used and not pending:
+            return ("○" if masked else "·", "dim")
+        return _CELLS[pending, masked]
+
+    def _overview(self, bits: dict[str, Any]) -> list[Line]:
+        """The whole bitmap, two words a row by half blocks: orange pending, blue masked, grey neither."""
+        width, words = bits["width"], bits["ports"] // bits["width"]
+        lines: list[Line] = []
+        for word in range(0, words, 2):
+            line: Line = [(" " * _LABEL, "")]
+            for bit in range(width):
+                upper, lower = (self._colour(bits, (word + below) * width + bit) for below in (0, 1))
+                line.append(("▀", f"{upper} on {lower}"))
+            lines.append(_merged(line))
+        return lines
+
+    def _colour(self, bits: dict[str, Any], port: int) -> str:
+        if bits["pending"][port >> 3] >> (port & 7) & 1:
+            return "#f5a742"
+        return "#2a4a68" if bits["mask"][port >> 3] >> (port & 7) & 1 else "#30363c"
+
+    def _details(self, bits: dict[str, Any], ports: dict[int, Any], width: int) -> list[Line]:
+        """The port under the cursor in words, its history, and the ports in use."""
+        word, bit = divmod(self.port, bits["width"])
+        row = ports.get(self.port)
+        lines = [heading(f"port {self.port}", width, f"word {word} bit {bit}")]
+        if row is None:
+            kind = "reserved" if self.port == 0 else "free" if self.port < bits["known"] else "beyond those that exist"
+            lines.append([(f"{kind}: no channel ends here", "dim")])
+        else:
+            held = "pending" if row["pending"] else "nothing waits"
+            mask = ", masked" if row["masked"] else ""
+            lines.append([(row["state"], "strong"), (f"  {row['peer']}", ""), (f"  {held}{mask}", "dim")])
+            lines.append([(f"its events go to vCPU {row['vcpu']}", "dim")])
+        for event in self._history[:4]:
+            lines.append(fit([(f"{seconds(event.time)[:-3]}  ", "dim"), (event.text, "")], width))
+        lines.append(heading("ports in use", width, f"{len(ports)}"))
+        for port, used in ports.items():
+            text, style = self._cell(bits, port, True)
+            here = "cursor" if port == self.port else ""
+            lines.append(
+                fit([(f"{text} ", style), (f"{port:>4}  {used['state']:<12}", here), (f" {used['peer']}", "")], width)
+            )
+        return lines
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def _ports(self) -> int:
+        bits = self.answer("events.bitmaps")
+        return bits["ports"] if bits else 1
+
+    def action_move(self, step: int) -> None:
+        """Another bit."""
+        self.port = max(0, min(self._ports() - 1, self.port + step))
+        self.redraw()
+
+    def action_word(self, step: int) -> None:
+        """The same bit of another word."""
+        bits = self.answer("events.bitmaps")
+        if bits and 0 <= self.port + step * bits["width"] < bits["ports"]:
+            self.port += step * bits["width"]
+            self.redraw()
+
+    def action_next_used(self, step: int) -> None:
+        """The next port that is in use."""
+        used = [row["port"] for row in self.answer("events.ports") or []]
+        ahead = [port for port in used if (port - self.port) * step > 0]
+        if used:
+            self.port = (min(ahead) if step > 0 else max(ahead)) if ahead else used[0 if step > 0 else -1]
+            self.redraw()
+
+    def action_raise_event(self) -> None:
+        """Make the port pending, as its other end would."""
+        self.act("send", self.whose(), self.port)
+
+    def action_mask(self) -> None:
+        """Set the port's mask bit."""
+        self.act("mask", self.whose(), self.port)
+
+    def action_unmask(self) -> None:
+        """Clear the port's mask bit, and deliver what waited."""
+        self.act("unmask", self.whose(), self.port)
+
+    def action_who_wrote(self) -> None:
+        """Go to what made the port pending."""
+        self.post_message(self.WhoWrote(("port", self.whose(), self.port)))
+
+    def action_goto(self) -> None:
+        """Go to the latest thing that happened to the port."""
+        if self._history:
+            self.post_message(self.Goto(record=self._history[0].record))
+
+    def action_domain(self, step: int) -> None:
+        """Another domain."""
+        self.domain = self.next_domain(self.whose(), step)
+        self.redraw()
+
+    def action_follow(self) -> None:
+        """Show whoever has the processor."""
+        self.domain = None
+        self.redraw()
+
+    def on_click(self, event: events.Click) -> None:
+        """Take the focus."""
+        self.focus()
+        event.stop()
+
+
+def _merged(line: Line) -> Line:
+    """The line with neighbours of one ink joined: a segment costs more than its text."""
+    out: Line = []
+    for text, style in line:
+        if out and out[-1][1] == style:
+            out[-1] = (out[-1][0] + text, style)
+        else:
+            out.append((text, style))
+    return out

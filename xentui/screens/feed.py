@@ -1,0 +1,92 @@
+"""What comes from the engine, and who gets it: messages as they arrive, questions at the screen's rate.
+
+The panes that are seen say what they want to know; 15 times a second, and only when something has changed, one `ask`
+carries all their questions. No second one is sent before the first is answered, so that a busy engine is never
+asked faster than it answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xentui.engine.views import ViewError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xentui.engine.views import Query
+    from xentui.screens.pane import Pane
+
+RATE = 15
+"""Refreshes a second."""
+
+
+class Feed:
+    """Between the engine and the panes. `panes()` gives those that are seen."""
+
+    def __init__(self, engine: Any, panes: Callable[[], list[Pane]]) -> None:
+        self.engine, self.panes = engine, panes
+        self.status: Any = None
+        self.failure = ""
+        self.on_ended: Callable[[str, str], None] = lambda domain, reason: None
+        """A domain, by name, has shut down, and how."""
+        self.on_failure: Callable[[str, str], None] = lambda text, details: None
+        self.on_notice: Callable[[str], None] = lambda text: None
+        self.changed = True
+        """Has anything happened since the last refresh?"""
+        self._asked: tuple[int, list[tuple[Pane, list[Query]]]] | None = None
+
+    def pump(self) -> None:
+        """Take what the engine has sent; called when its descriptor can be read."""
+        for event in self.engine.pump():
+            # by name: the console starts while the engine's modules are still being imported
+            handler = getattr(self, f"_{type(event).__name__.lower()}", None)
+            self.changed = True
+            if handler is not None:
+                handler(event)
+
+    def _statusevent(self, event: Any) -> None:
+        self.status = self.engine.status
+
+    def _ended(self, event: Any) -> None:
+        if self.status is None or self.status.live:
+            self.on_ended(event.name, event.reason)
+
+    def _notice(self, event: Any) -> None:
+        self.on_notice(event.text)
+
+    def _branched(self, event: Any) -> None:
+        self.on_notice(
+            f"history was left: this is branch {event.branch} now; branch {event.old} stays (:branch {event.old})"
+        )
+
+    def _failed(self, event: Any) -> None:
+        """The engine's process is no more; the console stays."""
+        if not self.failure:
+            self.failure = event.text or "it ended without a word"
+            self._asked = None
+            self.on_failure(self.failure, event.details)
+
+    def _reply(self, event: Any) -> None:
+        if self._asked is None or event.id != self._asked[0]:
+            return
+        asked, self._asked = self._asked[1], None
+        values = iter(event.answers)
+        for pane, queries in asked:
+            answers = {query.key: next(values, ViewError("no answer")) for query in queries}
+            if pane.is_attached:
+                pane.show(answers, self.status)
+
+    def refresh(self) -> bool:
+        """Ask what the panes want to know, if anything has changed; whether something was done."""
+        if not self.changed or self.status is None or self._asked is not None:
+            return False
+        self.changed = False
+        wanted = [(pane, pane.queries()) for pane in self.panes()]
+        asking = [(pane, queries) for pane, queries in wanted if queries]
+        for pane, queries in wanted:
+            if not queries or self.failure:
+                pane.show({}, self.status)
+        if asking and not self.failure:
+            self._asked = (self.engine.ask([query for _, queries in asking for query in queries]), asking)
+        return True

@@ -1,0 +1,165 @@
+"""The console's one screen: the grid of panes, the command line, the status bar, and the keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from textual.screen import Screen
+
+from xentui.screens import catalogue, layout, remembered
+from xentui.screens.command_line import CommandLine
+from xentui.screens.grid import PaneGrid
+from xentui.screens.pane import Pane
+from xentui.screens.status_bar import StatusBar
+
+if TYPE_CHECKING:
+    from textual import events
+    from textual.app import ComposeResult
+
+    from xentui.app import XentuiApp
+
+NARROW = 100
+"""Columns below which a pane gets the class `-narrow`."""
+
+
+class MainScreen(Screen[None], inherit_bindings=False):
+    """Panes by the layout that is remembered for windows of this size, or the one given at first."""
+
+    DEFAULT_CSS = """
+    MainScreen { background: $background; layers: base; }
+    """
+    app: XentuiApp
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grid = PaneGrid("domains")
+        self.line = CommandLine()
+        self._filtered: Pane | None = None
+        self._class = ""
+
+    def compose(self) -> ComposeResult:
+        yield self.grid
+        yield self.line
+        self.bar = StatusBar(self.app.commands)
+        yield self.bar
+
+    # --- layout ------------------------------------------------------------------------------------------------------
+
+    def first_tree(self) -> layout.Tree:
+        """What is open at first in a window of this size, of the panes that there are."""
+        tree: layout.Tree | None = layout.default(self.size.width)
+        for name in layout.names(layout.default(self.size.width)):
+            if name not in catalogue.ENTRIES and tree is not None:
+                tree = layout.removed(tree, name)
+        return tree or "domains"
+
+    def _remembered_tree(self) -> layout.Tree:
+        saved, problem = remembered.load("layout.json")
+        if problem:
+            self.app.tell(problem, "warning")
+        data = saved.get(layout.size_class(self.size.width))
+        if data is None:
+            return self.first_tree()
+        try:
+            return layout.from_data(data, frozenset(catalogue.ENTRIES))
+        except ValueError as error:
+            self.app.tell(f"layout.json: {error}; the first layout is shown", "warning")
+            return self.first_tree()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Another size class has its own layout."""
+        self.set_class(event.size.width < NARROW, "-narrow")
+        wanted = layout.size_class(event.size.width)
+        if wanted != self._class:
+            self._class = wanted
+            tree = self._remembered_tree()
+            focus = self.focused_pane
+            names = layout.names(tree)
+            self.show(tree, focus.id if focus is not None and focus.id in names else self._first_focus(names))
+
+    @staticmethod
+    def _first_focus(names: list[str]) -> str:
+        return "consoles" if "consoles" in names else names[0]
+
+    def show(self, tree: layout.Tree, focus: str, maximised: str | None = None) -> None:
+        """Lay the panes out, making those that were never open, and focus one."""
+        changed = tree != self.grid.arrangement
+        wanted = layout.names(tree)
+        new = [catalogue.build(name) for name in wanted if self.grid.pane(name) is None]
+        if new:
+            self.grid.mount(*new)
+        self.grid.apply(tree, maximised)
+        pane = self.grid.pane(focus)
+        if pane is not None:
+            (pane.focus_target if isinstance(getattr(pane, "focus_target", None), Pane) else pane).focus()
+        if changed:
+            self._remember()
+        self.app.feed.changed = True
+
+    def _remember(self) -> None:
+        if self._class:
+            saved, problem = remembered.load("layout.json")
+            saved[self._class] = layout.to_data(self.grid.arrangement)
+            if not problem:
+                remembered.save("layout.json", saved)
+
+    @property
+    def focused_pane(self) -> Pane | None:
+        """The pane that has the focus, or in which something has it."""
+        widget = self.focused
+        if widget is None:
+            return None
+        return next((node for node in widget.ancestors_with_self if isinstance(node, Pane)), None)
+
+    # --- keys --------------------------------------------------------------------------------------------------------
+
+    def on_key(self, event: events.Key) -> None:
+        """What no pane has taken is a key of the table."""
+        if self.line.is_open:
+            return
+        keys = self.app.keys
+        command = keys.get(event.key) or keys.get(event.character or "")
+        self.app.feed.changed = True
+        if command is not None:
+            event.stop()
+            event.prevent_default()
+            if command.prompts:
+                self.open_line(":", f"{command.name} ")
+            else:
+                self.app.run_command(command.name, "")
+        self.call_after_refresh(self.app.refresh_panes)
+
+    # --- the command line --------------------------------------------------------------------------------------------
+
+    def open_line(self, kind: str, text: str) -> None:
+        """Type a command or a filter."""
+        self._filtered = self.focused_pane
+        if kind == "/" and not hasattr(self._filtered, "filter"):
+            self.app.tell("this pane has nothing to filter", "warning")
+            return
+        if kind == "/":
+            text = str(getattr(self._filtered, "filter_text", ""))
+        self.line.open(kind, text, self.app.complete if kind == ":" else self._filter_completions)
+
+    def _filter_completions(self, text: str) -> list[str]:
+        complete: Any = getattr(self._filtered, "filter_completions", None)
+        return list(complete(text)) if complete is not None else []
+
+    def filter(self, text: str) -> None:
+        """Filter the focused pane: its `filter(text)` raises ValueError where that is no filter."""
+        pane: Any = self._filtered or self.focused_pane
+        if pane is not None and hasattr(pane, "filter"):
+            self.app.attempt(lambda: pane.filter(text))
+
+    def on_command_line_done(self, event: CommandLine.Done) -> None:
+        """Obey, and give the keyboard back."""
+        pane, self._filtered_text = self._filtered, event.text
+        if pane is not None and pane.is_attached:
+            pane.focus()
+        if event.text is not None:
+            if event.kind == ":":
+                self.app.obey(event.text)
+            else:
+                self.filter(event.text)
+        self._filtered = None
+        self.call_after_refresh(self.app.refresh_panes)

@@ -1,0 +1,114 @@
+"""The two lines at the bottom: where the machine stands, and the few keys that matter now."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from rich.style import Style
+from rich.text import Text
+from textual.widget import Widget
+
+from xentui.screens.actions import Command, key_name
+from xentui.screens.words import clock, plain, speed
+
+_RUNNING = (("run", "pause"), ("jump", "jump"), ("maximise", "zoom"), ("type", "type"), ("command", "command"))
+_PAUSED = (
+    ("run", "run"),
+    ("step", "step"),
+    ("step-back", "back"),
+    ("hypercall", "hypercall"),
+    ("crossing", "crossing"),
+    ("goto", "go to"),
+)
+_PAST = (("live", "live"), *_PAUSED)
+_ALWAYS = (("help", "help"), ("quit", "quit"))
+
+
+class StatusBar(Widget):
+    """Virtual time, running or paused or in the past, whose vCPU runs, speed, branch, and why it stopped."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"bar--run", "bar--stop", "bar--fail", "bar--key", "bar--muted"}
+    DEFAULT_CSS = """
+    StatusBar { dock: bottom; height: 2; background: $surface; color: $foreground; }
+    StatusBar .bar--run { background: $primary; color: $background; text-style: bold; }
+    StatusBar .bar--stop { background: $accent; color: $background; text-style: bold; }
+    StatusBar .bar--fail { background: $error; color: $background; text-style: bold; }
+    StatusBar .bar--key { color: $primary; text-style: bold; }
+    StatusBar .bar--muted { color: $muted; }
+    """
+
+    def __init__(self, commands: dict[str, Command]) -> None:
+        super().__init__()
+        self.commands = commands
+        self.status: Any = None
+        self.typing = ""
+        """The domain whose console has the keyboard, or ""."""
+        self.failure = ""
+        """Why the engine's process is no more."""
+
+    def update_status(self, status: Any, typing: str, failure: str) -> None:
+        """Take the newest state; drawn again only when something differs."""
+        if (status, typing, failure) != (self.status, self.typing, self.failure):
+            self.status, self.typing, self.failure = status, typing, failure
+            self.refresh()
+
+    def render(self) -> Text:
+        width = self.size.width
+        first, second = self._state(), self._keys(width)
+        for line in (first, second):
+            line.truncate(width, overflow="ellipsis", pad=True)
+        return Text("\n", end="").join((first, second))
+
+    def _state(self) -> Text:
+        """The upper line."""
+        style = self.get_component_rich_style
+        muted = Style(color=style("bar--muted").color)
+        if self.failure:
+            return Text.assemble((" ENGINE ENDED ", style("bar--fail")), f" {plain(self.failure)}")
+        status = self.status
+        if status is None:
+            return Text.assemble((" starting ", style("bar--stop")))
+        word = " ▶ running " if status.running else " ■ paused  " if status.live else " ◀ in the past "
+        line = Text.assemble(
+            (word, style("bar--run" if status.running and status.live else "bar--stop")), f" {clock(status.time)}"
+        )
+        if not status.live:
+            line.append(f" of {clock(status.end_time)}", muted)
+        if status.current:
+            names = {domain.id: domain.name for domain in status.domains}
+            domain, vcpu = status.current
+            line.append(f"  {plain(names.get(domain, f'domain {domain}'))} vCPU {vcpu}")
+        if status.running:
+            line.append(f"  {speed(status.speed)}", muted)
+        elif status.why:
+            line.append(f"  {plain(status.why)}", Style(color=style("bar--stop").bgcolor))
+        if status.branch:
+            line.append(f"  branch {status.branch}", muted)
+        return line
+
+    def _keys(self, width: int) -> Text:
+        """The lower line: keys, as many as there is room for, help and quit always."""
+        style = self.get_component_rich_style
+        key, muted = style("bar--key"), Style(color=style("bar--muted").color)
+        key = Style(color=key.color, bold=True)
+        if self.typing:
+            return Text.assemble((f" typing to {plain(self.typing)} ", style("bar--stop")), " ctrl+] or F12 to leave")
+        status = self.status
+        chosen = _RUNNING if status is None or status.running else _PAUSED if status.live else _PAST
+        last = self._hint(_ALWAYS, key, muted)
+        line = Text()
+        for hint in chosen:
+            more = self._hint((hint,), key, muted)
+            if line.cell_len + more.cell_len + last.cell_len > width:
+                break
+            line.append_text(more)
+        line.append(" " * max(0, width - line.cell_len - last.cell_len))
+        return line.append_text(last)
+
+    def _hint(self, hints: tuple[tuple[str, str], ...], key: Style, muted: Style) -> Text:
+        text = Text()
+        for name, words in hints:
+            keys = self.commands[name].keys
+            if keys:
+                text.append(f" {key_name(keys[0])}", key).append(f" {words} ", muted)
+        return text

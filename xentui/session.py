@@ -1,0 +1,250 @@
+"""A run as a recording holds it, and a recording as a run: what a header says, and a `Setup` from one.
+
+    python -m xentui.session FILE < JOB        run a session again, without a console, and record it (Engine.save)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xentui.config import GuestSpec
+from xentui.engine.messages import Setup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xentui.engine.machine import Machine
+    from xentui.engine.xen.domain import Domain
+
+_GUEST_FIELDS = (
+    "name",
+    "memory",
+    "maxmem",
+    "vcpus",
+    "cmdline",
+    "on_poweroff",
+    "on_reboot",
+    "on_crash",
+    "on_watchdog",
+    "on_soft_reset",
+    "validated",
+)
+
+
+class Images:
+    """The kernels and ramdisks of a session, each read once, by their SHA-256 in hexadecimal."""
+
+    def __init__(self, known: dict[str, bytes]) -> None:
+        self.contents: dict[str, bytes] = {}
+        self._known = known
+        self._digests: dict[str, str] = {}
+
+    def digest(self, path: Path | None) -> str | None:
+        """The digest of a file, which is kept."""
+        if path is None:
+            return None
+        name = str(path)
+        if name not in self._digests:
+            content = self._known[name] if name in self._known else path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            self._digests[name] = digest
+            self.contents[digest] = content
+        return self._digests[name]
+
+
+def header(setup: Setup, machine: Machine, images: Images) -> dict[str, Any]:
+    """All that the run depends on, and nothing else."""
+    from xentui.engine.clock import BYTES_PER_NS
+
+    guests = [
+        {
+            "kernel": spec.kernel.name,
+            "kernel_sha256": images.digest(spec.kernel),
+            "ramdisk": spec.ramdisk.name if spec.ramdisk else None,
+            "ramdisk_sha256": images.digest(spec.ramdisk),
+            **{field: getattr(spec, field) for field in _GUEST_FIELDS},
+        }
+        for spec in setup.specs
+    ]
+    typed, prompt = setup.typist or (None, None)
+    return {
+        "guests": guests,
+        "domains": [_described(domain) for domain in machine.domains],
+        "memory": setup.memory,
+        "pace": setup.pace,
+        "seed": setup.seed,
+        "direct_traps": setup.direct_traps,
+        "scheduler": setup.scheduler,
+        "clock": {"unit": "bytes of guest code", "bytes_per_ns": BYTES_PER_NS},
+        "wall_clock": machine.hv.wall_clock,
+        "input": _characters(typed),
+        "prompt": _characters(prompt),
+    }
+
+
+def _described(domain: Domain) -> dict[str, Any]:
+    return {"id": domain.id, "name": domain.name, "width": domain.width}
+
+
+def _characters(data: bytes | None) -> str | None:
+    """Bytes as JSON holds them: a character a byte (Latin-1)."""
+    return None if data is None else data.decode("latin-1")
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("latin-1")
+
+
+# --- a recording as a run ---------------------------------------------------------------------------------------------
+
+
+def setup_from_recording(path: str) -> Setup:
+    """The run that a recording holds, to be run again. Raises RecordingError, one line, where that cannot be."""
+    from xentui.engine.actions import Action
+    from xentui.recording.format import RecordingError
+    from xentui.recording.reader import Recording
+
+    with Recording(path) as recording:
+        head = recording.header
+        if head.get("pace") != "exact":
+            raise RecordingError(f"{path}: recorded in the fast pace, which cannot be run again: record it exactly")
+        try:
+            specs, images = _guests(path, head["guests"], recording.images())
+            typed = _bytes(head["input"])
+            setup = Setup(
+                specs,
+                memory=head["memory"],
+                seed=head["seed"],
+                direct_traps=head["direct_traps"],
+                scheduler=head["scheduler"],
+                wall_clock=head["wall_clock"],
+                typist=None if typed is None else (typed, _bytes(head["prompt"])),
+                images=images,
+            )
+            setup.actions = [(found.position, Action.from_plain(found.action)) for found in recording.actions()]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordingError(f"{path}: the recording does not say all that running it again needs: {error}") from None
+        setup.end_records = len(recording)
+        summary = recording.summary or {}
+        last = int(recording.columns("time", -1)[0]) if len(recording) else 0
+        setup.end_time = summary.get("virtual_ns", last)
+        setup.end_position = summary.get("position", 2 * setup.end_time)
+        return setup
+
+
+def _guests(path: str, guests: Iterable[dict[str, Any]], kept: dict[str, bytes]) -> tuple[list[GuestSpec], dict[str, bytes]]:
+    """The guests of a header, and their images by the paths that stand for them."""
+    from xentui.recording.format import RecordingError
+
+    specs = []
+    images: dict[str, bytes] = {}
+
+    def placed(name: str | None, digest: str | None) -> Path | None:
+        if name is None or digest is None:
+            return None
+        if digest not in kept:
+            raise RecordingError(f"{path}: {name} is not in the recording (it was cut off): it cannot be run again")
+        place = Path(digest[:16]) / name
+        images[str(place)] = kept[digest]
+        return place
+
+    for guest in guests:
+        kernel = placed(guest["kernel"], guest["kernel_sha256"])
+        if kernel is None:
+            raise KeyError("kernel")
+        ramdisk = placed(guest["ramdisk"], guest["ramdisk_sha256"])
+        specs.append(GuestSpec(kernel=kernel, ramdisk=ramdisk, **{field: guest[field] for field in _GUEST_FIELDS}))
+    return specs, images
+
+
+# --- a session as a recording -----------------------------------------------------------------------------------------
+
+
+def save(setup: Setup, actions: list[tuple[int, Any]], end_position: int, path: str) -> None:
+    """Run a session again up to a position, with what came from outside, and record it.
+
+    Raises RecordingError, ImageError, ConfigError, OutOfMemory.
+    """
+    from xentui.engine.build import build_machine
+    from xentui.engine.reports import Reporter
+    from xentui.recording.writer import RecordingWriter
+
+    writer: RecordingWriter | None = None
+
+    def flush(rows: memoryview) -> None:
+        if writer is not None:
+            writer.trace_chunk(rows)
+
+    machine = build_machine(setup, flush=flush)
+    reporter = Reporter(machine)
+    reporter.connect_typist(setup)
+    images = Images(setup.images)
+    with RecordingWriter(path, header(setup, machine, images)) as writer:
+        writer.images(images.contents)
+        ends = _Recorder(writer, reporter)
+        for position, action in actions:
+            machine.schedule(position, reporter.announced(action))
+        reason = machine.run(until_position=end_position)
+        machine.trace.flush()
+        entry = machine.entry
+        writer.close(
+            {
+                "reason": reason,
+                "virtual_ns": machine.now(),
+                "position": machine.position,
+                "records": machine.trace.head,
+                "hypercalls": entry.hypercalls,
+                "traps": entry.traps,
+                "direct_traps": entry.direct,
+                "ends": ends.ends,
+            }
+        )
+
+
+class _Recorder:
+    """Writes what is told of a machine's history into a recording."""
+
+    def __init__(self, writer: Any, reporter: Any) -> None:
+        self.writer = writer
+        self.ends: list[dict[str, Any]] = []
+        reporter.on_event = self._event
+
+    def _event(self, event: Any) -> None:
+        from xentui.engine import messages as msg
+        from xentui.recording.format import IN, OUT
+
+        if isinstance(event, msg.Output):
+            self.writer.console(event.time, event.domain, OUT, event.data)
+        elif isinstance(event, msg.Typed):
+            self.writer.input(event.time, event.domain, event.data)
+            self.writer.console(event.time, event.domain, IN, event.data)
+        elif isinstance(event, msg.Acted):
+            self.writer.action(event.time, event.position, event.action.to_plain())
+        elif isinstance(event, msg.Ended):
+            end = {"domain": event.domain, "name": event.name, "reason": event.reason, "virtual_ns": event.time}
+            self.ends.append(end)
+
+
+def main(arguments: list[str]) -> int:
+    """For `Engine.save`: the job on stdin, errors in one line on stderr."""
+    import pickle
+
+    from xentui.config import ConfigError
+    from xentui.engine.xen.elf import ImageError
+    from xentui.engine.xen.page import OutOfMemory
+    from xentui.recording.format import RecordingError
+
+    setup, actions, end_position = pickle.load(sys.stdin.buffer)
+    try:
+        save(setup, actions, end_position, arguments[0])
+    except (RecordingError, ImageError, ConfigError, OutOfMemory) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
