@@ -286,11 +286,12 @@ class Reach(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """Run at full speed to a position and say what was met before it: every instruction boundary, or, with a condition,
-    each place where that held."""
+    """Run at full speed to a position and say what was met before it: boundaries between instructions at least `grain`
+    half nanoseconds apart, or, with a condition, the last place where that held."""
 
     serial: int
     position: int
+    grain: int = 1
     until: Any = None
 
 

@@ -178,10 +178,12 @@ class Engine:
             self._close(dropped.channel)
         return kept
 
-    def use_branch(self, branch: Branch) -> None:
-        """Make another branch the current one; no process is active meanwhile."""
-        self.records.truncate(min(branch.fork_records, self.timeline.current.fork_records or branch.fork_records))
+    def use_branch(self, branch: Branch) -> int:
+        """Make another branch the current one, while no process is active; the position where the two part."""
+        shared = self.timeline.parting(self.timeline.current, branch)
+        self.records.truncate(shared.records)
         self.timeline.use(branch)
+        return shared.position
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -222,6 +224,8 @@ class Engine:
             self._done(message, channel)
         elif isinstance(message, msg.Failed):
             self._fail(message)
+        elif isinstance(message, msg.Notice):
+            self._events.append(message)
 
     def _told(self, number: int, event: Any) -> None:
         news = self.timeline.told(number, event)

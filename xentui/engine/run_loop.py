@@ -230,6 +230,11 @@ class RunLoop:
         self.clock.skip_to(until)
         return None
 
+    @property
+    def idle_since(self) -> int | None:
+        """When every vCPU became blocked, in virtual ns; None while that is not so."""
+        return self._idle_since
+
     def idle_until(self) -> int | None:
         """When the next timer is due, in virtual ns; None: no timer is set."""
         return self.hv.timers.next_deadline()
