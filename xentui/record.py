@@ -108,6 +108,7 @@ def _header(
         "direct_traps": not options.no_direct_trap,
         "clock": {"unit": "bytes of guest code", "bytes_per_ns": BYTES_PER_NS},
         "wall_clock": machine.hv.wall_clock,
+        **({"inject": [[at, text] for at, text in options.inject]} if options.inject else {}),
         "until": options.until.pattern.decode() if options.until else None,
         "for": options.limit,
     }
@@ -142,6 +143,11 @@ class _Session:
         """Run to the end or a limit; exit status and the recording's summary."""
         from xentui.engine.machine import Stop
 
+        if self.options.inject:
+            from xentui.engine import faults
+
+            for at, text in self.options.inject:
+                faults.schedule(self.machine, at, text)
         # what is built stays, and the trap path makes no cycles: let the collector look less often
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
