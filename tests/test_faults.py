@@ -11,12 +11,12 @@ import pytest
 from tests.command import record
 from xentui.cli import run as command
 from xentui.config import resolve_guest
-from xentui.engine import faults
+from xentui.engine.actions import Action
 from xentui.engine.faults import CATALOGUE, FaultError, complete, duration, inject, parse, split_time, time_text
 from xentui.engine.machine import Machine
 from xentui.engine.trace import Fault, Kind, Record
 from xentui.engine.trace_decode import decode
-from xentui.engine.views.find import flags_of, translate
+from xentui.engine.views.find import translate
 from xentui.engine.x86 import state as s
 from xentui.engine.x86.paging import NX, RW
 from xentui.engine.xen import guest_access, hypercall
@@ -286,9 +286,9 @@ def test_flip_a_register_loaded_or_not(machine: Machine, name: str) -> None:
     assert state().q[s.RBX] == before ^ 0x80
     found = records(machine)[-1]
     assert (found.a, found.b, found.c) == (7, before, before ^ 0x80)
-    flags = flags_of(state())
+    flags = vcpu.processor.flags_of(state())
     inject(machine, f"flip {name} register rflags bit 6")
-    assert flags_of(state()) == flags ^ 0x40
+    assert vcpu.processor.flags_of(state()) == flags ^ 0x40
     inject(machine, f"flip {name} register cr2 bit 0")
     assert vcpu.info[16 if name == "hello64" else 8] == 1
     with pytest.raises(FaultError, match="bit 9 of rflags is not"):
@@ -454,17 +454,16 @@ def test_pause_crash_and_destroy(machine: Machine) -> None:
 
 
 def test_a_fault_that_is_refused_leaves_nothing(machine: Machine) -> None:
-    head = machine.trace.head
     for text in ("drop-event hello32 port 9", "flip hello32 memory 0x5 bit 1", "nmi hello32 vcpu 3"):
         with pytest.raises(FaultError):
             inject(machine, text)
-    assert (machine.faults, machine.snares, machine.trace.head) == ([], {}, head)
+    assert (machine.faults, machine.snares, records(machine)) == ([], {}, [])
 
 
 def test_scheduled_faults(machine: Machine) -> None:
     at = machine.now() + 5 * MS
-    faults.schedule(machine, at, "pause hello32")
-    faults.schedule(machine, at, "flip hello32 memory 0x5 bit 1")
+    machine.schedule(at << 1, Action("inject", None, ("pause hello32",)))
+    machine.schedule(at << 1, Action("inject", None, ("flip hello32 memory 0x5 bit 1",)))
     machine.run(at + MS)
     assert [(found.kind.name, found.time) for found in machine.faults] == [("pause", at)]
     assert machine.hv.log_lines[-1].endswith(

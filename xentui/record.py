@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from xentui.config import GuestSpec
+    from xentui.engine.actions import Action
     from xentui.engine.machine import Machine
     from xentui.engine.xen.domain import Domain
     from xentui.recording.writer import RecordingWriter
@@ -144,10 +145,11 @@ class _Session:
         from xentui.engine.machine import Stop
 
         if self.options.inject:
-            from xentui.engine import faults
+            from xentui.engine.actions import Action
 
+            self.machine.on_action = self.acted
             for at, text in self.options.inject:
-                faults.schedule(self.machine, at, text)
+                self.machine.schedule(at << 1, Action("inject", None, (text,)))
         # what is built stays, and the trap path makes no cycles: let the collector look less often
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
@@ -216,6 +218,11 @@ class _Session:
         now = self.machine.now()
         self.writer.input(now, domain.id, data)
         self.writer.console(now, domain.id, 1, data)
+
+    def acted(self, position: int, action: Action) -> None:
+        """Something was injected: a run from this recording does it again."""
+        plain = {"kind": action.kind, "domain": action.domain, "arguments": list(action.arguments)}
+        self.writer.action(position >> 1, position, plain)
 
     def ended(self, domain: Domain, reason: str) -> None:
         """A domain has shut down."""

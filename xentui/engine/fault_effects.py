@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xentui.engine.dom0 import control
 from xentui.engine.fault_snares import CallSnare, EventSnare, ExceptionSnare, disarm, later, record
 from xentui.engine.faults import ERRNOS, HYPERCALLS, RINGS, VECTORS, FaultError
 from xentui.engine.trace import Fault, SharedRing
 from xentui.engine.views import ViewError
-from xentui.engine.views.find import address_of, flags_of, translate
+from xentui.engine.views.find import address_of, translate
 from xentui.engine.x86 import state as s
 from xentui.engine.x86.paging import FRAME_MASK, PRESENT, PSE, RW
 from xentui.engine.x86.state import State
 from xentui.engine.xen import mm, refusals, schedule, time, unchecked
 from xentui.engine.xen.abi.grant_table import GTF_type_mask
 from xentui.engine.xen.abi.layout import Layout
-from xentui.engine.xen.abi.sched import SHUTDOWN_crash
 from xentui.engine.xen.guest_access import access_ok
 from xentui.engine.xen.page import DOMID_INVALID, DOMID_XEN, L1, L4, SEG
 
@@ -170,7 +170,7 @@ def _flip_in_state(vcpu: Vcpu, name: str, bit: int) -> int:
     loaded = vcpu.processor.vcpu is vcpu
     state = vcpu.processor.state if loaded else State.of(vcpu.saved)
     if name == "rflags":
-        old = flags_of(State.of(state.save()))
+        old = vcpu.processor.flags_of(state)
         new = old ^ 1 << bit
         state.i[s.CC_OP], state.q[s.CC_SRC] = s.CC_OP_EFLAGS, new & s.EF_CONDITIONS
         state.i[s.DF] = s.MASK32 if new & s.EF_DF else 1
@@ -308,28 +308,16 @@ def _corrupt_ring(machine: Machine, vcpu: Vcpu, injection: Injection) -> None:
 def _steal(machine: Machine, vcpu: Vcpu, injection: Injection) -> None:
     """The processor is somebody else's for a while: no vCPU of the domain runs."""
     domain = vcpu.domain
-    _hold(domain)
+    control.pause(domain)
     injection.waits = True
 
     def give_back() -> None:
         injection.waits = False
         if not domain.dying:
-            _release(domain)
+            control.unpause(domain)
 
     record(machine, vcpu, injection, injection.values["time"])
     machine.hv.timers.set(give_back, machine.now() + injection.values["time"], give_back)
-
-
-def _hold(domain: Domain) -> None:
-    domain.paused += 1
-    for vcpu in domain.vcpus:
-        schedule.sleep(vcpu)
-
-
-def _release(domain: Domain) -> None:
-    domain.paused -= 1
-    for vcpu in domain.vcpus:
-        schedule.wake(vcpu)
 
 
 def _wall_clock(machine: Machine, vcpu: Vcpu, injection: Injection) -> None:
@@ -340,14 +328,14 @@ def _wall_clock(machine: Machine, vcpu: Vcpu, injection: Injection) -> None:
 
 
 def _pause(machine: Machine, vcpu: Vcpu, injection: Injection) -> None:
-    _hold(vcpu.domain)
+    control.pause(vcpu.domain)
     record(machine, vcpu, injection)
 
 
 def _unpause(machine: Machine, vcpu: Vcpu, injection: Injection) -> None:
     if not vcpu.domain.paused:
         raise FaultError(f"{vcpu.domain.name} is not paused")
-    _release(vcpu.domain)
+    control.unpause(vcpu.domain)
     record(machine, vcpu, injection)
 
 
@@ -363,9 +351,7 @@ def _crash(machine: Machine, vcpu: Vcpu, injection: Injection) -> None:
     if domain.shutdown_code is not None:
         raise FaultError(f"{domain.name} has ended already")
     record(machine, vcpu, injection)
-    domain.crash_reason = "a crash was injected"
-    machine.hv.log(f"Domain {domain.id} ({domain.name}) crashed: {domain.crash_reason}")
-    schedule.domain_shutdown(domain, SHUTDOWN_crash)
+    control.crash(domain, "a crash was injected")
     machine.toolstack.settle()
 
 

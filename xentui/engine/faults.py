@@ -386,19 +386,8 @@ def inject(machine: Machine, text: str) -> Injection:
     from xentui.engine import fault_effects
 
     injection = parse(text, [domain.name for domain in machine.domains])
+    machine.end_idle()
     injection.time, injection.number = machine.now(), len(machine.faults) + 1
     fault_effects.apply(machine, injection)
     machine.faults.append(injection)
     return injection
-
-
-def schedule(machine: Machine, at: int, text: str) -> None:
-    """Break something at a virtual time. Where it is impossible by then the hypervisor's log says so."""
-
-    def strike() -> None:
-        try:
-            inject(machine, text)
-        except FaultError as error:
-            machine.hv.log(f"fault not injected ({text}): {error}")
-
-    machine.hv.timers.set(strike, at, strike)
