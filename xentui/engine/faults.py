@@ -21,7 +21,7 @@ from xentui.engine.xen.abi import errno
 from xentui.engine.xen.abi.hypercalls import NAMES, NR_HYPERCALLS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from xentui.engine.machine import Machine
 
@@ -219,14 +219,14 @@ def parse(text: str, domains: Sequence[str]) -> Injection:
     kind = _choose(kinds, words)
     values: dict[str, Any] = {}
     required = kind.required
-    if len(words) < len(required):
-        raise FaultError(f"{required[len(words)]} is missing: {kind.form}")
     for element, word in zip(required[1:], words[1:], strict=False):
         if element.islower():
             if element != word:
                 raise FaultError(f"{element!r} is expected, not {word!r}: {kind.form}")
         else:
             values[element.lower()] = value_of(element, word, domains)
+    if len(words) < len(required):
+        raise FaultError(f"{required[len(words)]} is missing: {kind.form}")
     _options(kind, words[len(required) :], values, domains)
     return Injection(kind, " ".join(words), values)
 
@@ -345,8 +345,13 @@ _HINTS = {
 }  # fmt: skip
 
 
-def complete(text: str, domains: Sequence[str]) -> tuple[list[str], str]:
-    """(words that the last word of an unfinished text can become, what is expected there in words)."""
+def complete(
+    text: str, domains: Sequence[str], numbers: Mapping[str, Mapping[str, Sequence[int]]] | None = None
+) -> tuple[list[str], str]:
+    """(words that the last word of an unfinished text can become, what is expected there in words).
+
+    `numbers`: by domain, the ports, references and vCPUs that it has (views/faults.py, `names`).
+    """
     words = text.split()
     last = "" if not words or text.endswith(" ") else words.pop()
     kinds = [kind for kind in CATALOGUE if words and kind.word == words[0]]
@@ -358,7 +363,8 @@ def complete(text: str, domains: Sequence[str]) -> tuple[list[str], str]:
         return [], ""
     elif len(words) < len(kinds[0].required):
         elements = list(dict.fromkeys(kind.required[len(words)] for kind in kinds))
-        known = [word for element in elements for word in _known(element, domains)]
+        theirs = (numbers or {}).get(words[1], {}) if len(words) > 1 else {}
+        known = [word for element in elements for word in _known(element, domains) or map(str, theirs.get(element, ()))]
         hint = " or ".join(_HINTS.get(element, element.lower()) for element in elements)
     else:
         known, hint = _option_choices(kinds[0], words, domains)
