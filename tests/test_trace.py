@@ -254,7 +254,7 @@ SHOWN: list[tuple[Record, int, str]] = [
     (record(Kind.DOMAIN_SHUTDOWN, 0), 64, "domain_shutdown reason=poweroff"),
     (record(Kind.DOMAIN_CRASH, 3, 0x1000, 2), 64, "domain_crash reason=crash address=0x1000 error_code=0x2"),
     (record(Kind.DOMAIN_DESTROY, 0, 8192), 64, "domain_destroy pages=8192"),
-    (record(Kind.INJECT, 1, 2), 64, "inject fault=1 arg1=0x2 arg2=0x0 arg3=0x0 arg4=0x0 = 0"),
+    (record(Kind.INJECT, 1, 2), 64, "inject fault=fail arg1=0x2 arg2=0x0 arg3=0x0 struck=0 = 0"),
     (record(Kind.LOST, 0, 42), 64, "lost records=42"),
     (record(Kind.MARK, 7), 64, "mark mark=7"),
     (record(200, 1, 2), 64, "kind_200 number=0x1 a=0x2 b=0x0 c=0x0 d=0x0 = 0x0"),

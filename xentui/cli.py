@@ -96,6 +96,16 @@ def _typed(text: str) -> bytes:
     return data.replace(b"\r\n", b"\r").replace(b"\n", b"\r")
 
 
+def _fault(text: str) -> tuple[int, str]:
+    """`[AT:]FAULT`: virtual ns and the fault's text."""
+    from xentui.engine.faults import FaultError, split_time
+
+    try:
+        return split_time(text)
+    except FaultError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def build_parser(guests: list[str]) -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = _Parser(
@@ -155,6 +165,15 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
         help="UNSAFE, for lectures: the page tables of the guest NAME are not checked, so that it can take over the "
         "machine; may be repeated",
     )
+    add(
+        "--inject",
+        metavar="[AT:]FAULT",
+        action="append",
+        type=_fault,
+        default=[],
+        help="break something, at a virtual time or at the start: 20ms:'fail hello32 mmu_update -ENOMEM every 3'; "
+        "may be repeated; see docs/faults.md",
+    )
     add("--no-direct-trap", action="store_true", help="32-bit guests' int 0x80 goes through the hypervisor")
     add("--version", action="version", version=f"xentui {__version__}")
     return parser
@@ -207,6 +226,8 @@ def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
         spec.validated = spec.name not in options.no_validator
         specs.append(spec)
     names = [spec.name for spec in specs]
+    for _, text in options.inject:
+        _check_fault(text, names)
     for name in options.no_validator:
         if name not in names:
             raise UsageError(f"--no-validator {name}: no guest has that name; there is {', '.join(names) or 'none'}")
@@ -215,6 +236,16 @@ def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
             file=sys.stderr,
         )
     return specs
+
+
+def _check_fault(text: str, names: list[str]) -> None:
+    """Is this a fault, and one of these guests'?"""
+    from xentui.engine.faults import FaultError, parse
+
+    try:
+        parse(text, names)
+    except FaultError as error:
+        raise UsageError(f"--inject {text!r}: {error}") from None
 
 
 def _unique(name: str, taken: list[str]) -> str:

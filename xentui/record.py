@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from xentui.config import GuestSpec
+    from xentui.engine.actions import Action
     from xentui.engine.machine import Machine
     from xentui.engine.xen.domain import Domain
     from xentui.recording.writer import RecordingWriter
@@ -108,6 +109,7 @@ def _header(
         "direct_traps": not options.no_direct_trap,
         "clock": {"unit": "bytes of guest code", "bytes_per_ns": BYTES_PER_NS},
         "wall_clock": machine.hv.wall_clock,
+        **({"inject": [[at, text] for at, text in options.inject]} if options.inject else {}),
         "until": options.until.pattern.decode() if options.until else None,
         "for": options.limit,
     }
@@ -142,6 +144,12 @@ class _Session:
         """Run to the end or a limit; exit status and the recording's summary."""
         from xentui.engine.machine import Stop
 
+        if self.options.inject:
+            from xentui.engine.actions import Action
+
+            self.machine.on_action = self.acted
+            for at, text in self.options.inject:
+                self.machine.schedule(at << 1, Action("inject", None, (text,)))
         # what is built stays, and the trap path makes no cycles: let the collector look less often
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
@@ -210,6 +218,11 @@ class _Session:
         now = self.machine.now()
         self.writer.input(now, domain.id, data)
         self.writer.console(now, domain.id, 1, data)
+
+    def acted(self, position: int, action: Action) -> None:
+        """Something was injected: a run from this recording does it again."""
+        plain = {"kind": action.kind, "domain": action.domain, "arguments": list(action.arguments)}
+        self.writer.action(position >> 1, position, plain)
 
     def ended(self, domain: Domain, reason: str) -> None:
         """A domain has shut down."""

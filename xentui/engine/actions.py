@@ -114,6 +114,29 @@ def _unmask(machine: Machine, name: str | None, port: int) -> None:
     domain.events.unmask(_port(domain, port))
 
 
+def _mask(machine: Machine, name: str | None, port: int) -> None:
+    domain = find_domain(machine, name)
+    domain.events.abi.mask(_port(domain, port))
+
+
+def _inject(machine: Machine, _name: str | None, text: str) -> None:
+    """A fault in its text form (faults.py)."""
+    from xentui.engine.faults import FaultError, inject
+
+    try:
+        inject(machine, text)
+    except FaultError as error:
+        raise ActionError(f"fault not injected ({text}): {error}") from None
+
+
+def _schedule(machine: Machine, name: str | None, parameter: str, value: int) -> None:
+    """A parameter of the scheduler: a domain's, or its own where no domain is named (`xl sched-credit`)."""
+    try:
+        machine.scheduler.adjust(None if name is None else find_domain(machine, name), **{parameter: value})
+    except ValueError as error:
+        raise ActionError(str(error)) from None
+
+
 KINDS: dict[str, Callable[..., None]] = {
     "type": _type,
     "pause": _pause,
@@ -122,6 +145,9 @@ KINDS: dict[str, Callable[..., None]] = {
     "destroy": _destroy,
     "create": _create,
     "send": _send,
+    "mask": _mask,
     "unmask": _unmask,
+    "inject": _inject,
+    "schedule": _schedule,
 }
 """Kind to what it does: `function(machine, domain's name, *arguments)`."""

@@ -27,9 +27,12 @@ from xentui.engine.xen.page import FrameTable
 from xentui.engine.xen.sched import make_policy
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
     from typing import Self
 
     from xentui.config import GuestSpec
+    from xentui.engine.fault_snares import Place
+    from xentui.engine.faults import Injection
     from xentui.engine.xen.domain import Domain
 
 __all__ = ["DEFAULT_WALL_CLOCK", "PACES", "Machine", "Stop"]
@@ -85,6 +88,10 @@ class Machine(RunLoop):
         self.hv.wake = self.scheduler.wake
         build_slots(self.hv)
         self.toolstack = Toolstack(self)
+        self.faults: list[Injection] = []
+        """What was broken on purpose, oldest first (faults.py)."""
+        self.snares: dict[Hashable, Place] = {}
+        """The faults that lie in wait, by what they wait for (fault_snares.py)."""
 
     # --- domains -------------------------------------------------------------------------------------------------
 
@@ -105,6 +112,8 @@ class Machine(RunLoop):
 
     def close(self) -> None:
         """Give the host its memory back. The machine cannot be used afterwards."""
+        for place in self.snares.values():
+            place.restore()
         self.processor.close()
 
     def __enter__(self) -> Self:

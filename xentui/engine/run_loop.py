@@ -188,7 +188,7 @@ class RunLoop:
         timers.run_due(now)
         self.toolstack.settle()
         if self._scheduled and self._scheduled[0][0] <= self.position:
-            self._perform(heappop(self._scheduled)[2])
+            self._perform_due(heappop(self._scheduled)[2])
             return None
         if self._asked():
             return Stop.ASKED
@@ -273,6 +273,15 @@ class RunLoop:
     def _machine(self) -> Machine:
         """The whole of it."""
         raise TypeError("a run loop runs as part of a machine")
+
+    def _perform_due(self, action: Action) -> None:
+        """A scheduled action; one that has become impossible is told in the hypervisor's log."""
+        from xentui.engine.actions import ActionError
+
+        try:
+            self._perform(action)
+        except ActionError as error:
+            self.hv.log(str(error))
 
     def _perform(self, action: Action) -> None:
         position = self.position

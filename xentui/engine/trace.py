@@ -170,6 +170,34 @@ class SharedRing:
     XENSTORE_RESPONSE = 3
 
 
+class Fault:
+    """`number` of INJECT: what was broken on purpose; the catalogue is in faults.py."""
+
+    FAIL = 1
+    DROP_EVENT = 2
+    DELAY_EVENT = 3
+    DUPLICATE_EVENT = 4
+    SEND_EVENT = 5
+    MASK = 6
+    EXCEPTION = 7
+    NMI = 8
+    FLIP_REGISTER = 9
+    FLIP_MEMORY = 10
+    FLIP_PTE = 11
+    FLIP_RAW_PTE = 12
+    REVOKE_GRANT = 13
+    STEAL = 14
+    WALL_CLOCK = 15
+    SQUEEZE = 16
+    CORRUPT_RING = 17
+    PAUSE = 18
+    UNPAUSE = 19
+    CRASH = 20
+    DESTROY = 21
+    NO_VALIDATOR = 22
+    DISARM = 23
+
+
 def names_of(namespace: type) -> dict[int, str]:
     """Number to name, in lower case, of one of the classes above."""
     return {number: name.lower() for name, number in vars(namespace).items() if name.isupper()}
@@ -220,7 +248,7 @@ FIELDS: dict[int, str] = {
     Kind.DOMAIN_SHUTDOWN: "number=reason:shutdown",
     Kind.DOMAIN_CRASH: "number=reason:shutdown a=address:x b=error_code:x",
     Kind.DOMAIN_DESTROY: "a=pages:d",
-    Kind.INJECT: "number=fault:d a=arg1:x b=arg2:x c=arg3:x d=arg4:x result=result:signed",
+    Kind.INJECT: "number=fault:fault a=arg1:x b=arg2:x c=arg3:x d=struck:d result=result:signed",
     Kind.LOST: "a=records:d",
     Kind.MARK: "number=mark:d",
 }
@@ -228,7 +256,8 @@ FIELDS: dict[int, str] = {
 
 A format of `trace_decode.FORMATS` says how the value is shown; a slot may be shown in several ways. `rings` is
 `rings(from, to)`, `rings_via_xen` the same with ring 0 in between, `runner` is `runner(domain, vcpu)`, `pair` two
-32-bit registers, the first in the low half. A 32-bit guest's fifth hypercall argument (only
+32-bit registers, the first in the low half. `struck` of INJECT is 0 when a fault is injected, and counts what an armed
+one does from then on. A 32-bit guest's fifth hypercall argument (only
 `update_va_mapping_otherdomain` has one) lies in the high half of d.
 """
 

@@ -145,6 +145,7 @@ FORMATS: dict[str, Callable[[int], str]] = {
     "x": hex,
     "d": str,
     "signed": result_text,
+    "fault": lambda value: names_of(trace.Fault).get(value, str(value)).replace("_", "-"),
     "flag": lambda value: "yes" if value else "no",
     "ns": seconds,
     "vector": _named(VECTORS),

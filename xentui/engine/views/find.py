@@ -5,13 +5,11 @@ Looking must change nothing, not even an accessed bit, so that pages are walked 
 
 from __future__ import annotations
 
-import ctypes
 import re
 from typing import TYPE_CHECKING
 
 from xentui.engine.views import ViewError
 from xentui.engine.x86 import state as s
-from xentui.engine.x86 import unicorn_api
 from xentui.engine.x86.paging import FRAME_MASK, L1_SHIFT, L2_SHIFT, L3_SHIFT, L4_SHIFT, PRESENT, PSE
 from xentui.engine.x86.state import State
 from xentui.engine.xen.domain_builder import first_state
@@ -64,16 +62,6 @@ def state_of(vcpu: Vcpu) -> State:
     if vcpu.boot_registers:
         return State.of(first_state(vcpu)[0])
     return State.of(vcpu.processor.state.save() if is_loaded(vcpu) else vcpu.saved)
-
-
-def flags_of(state: State) -> int:
-    """RFLAGS of a copied state; its condition codes are computed if they are in their lazy form."""
-    q, i = state.q, state.i
-    if i[s.CC_OP] == s.CC_OP_EFLAGS:
-        return q[s.EFLAGS] | q[s.CC_SRC] | (s.EF_DF if i[s.DF] & 0x8000_0000 else 0)
-    # the helper looks at nothing but the state itself, so that a copy serves
-    copy = ctypes.create_string_buffer(bytes(state.raw), s.STATE_SIZE)
-    return int(unicorn_api.read_eflags(ctypes.addressof(copy)))
 
 
 def register(state: State, name: str) -> int | None:
