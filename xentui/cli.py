@@ -27,6 +27,7 @@ found something, 2 for a bad command line, configuration or image, 3 when a limi
 could ever happen again.
 
 examples:
+  xentui
   xentui --record hello.xtrace hello64 --input 'poweroff\\n'
   xentui --record grub.xtrace /usr/lib/grub-xen/grub-x86_64-xen.bin --input 'help\\nhalt\\n'
   xentui export hello.xtrace --format perfetto -o hello.json
@@ -190,7 +191,7 @@ def run(arguments: list[str]) -> int:
     try:
         options = build_parser(built_in_guests()).parse_args(arguments)
         if options.record is None:
-            return _introduce(options)
+            return _console(options)
         if not options.guests:
             raise UsageError("--record needs a guest to run; see xentui --help")
         specs = _specifications(options)
@@ -256,14 +257,13 @@ def _unique(name: str, taken: list[str]) -> str:
     return candidate
 
 
-def _introduce(options: argparse.Namespace) -> int:
-    """Without --record: say what the console will show, and how to record meanwhile."""
-    _specifications(options)
-    named = " ".join(options.guests) or "hello64"
-    print(
-        "xentui: Xen you can see.\n\n"
-        "The console will show domains, their consoles, the live trace of hypercalls and ring crossings, event\n"
-        "channels, page tables and the scheduler. It is not built yet. What works now is recording:\n\n"
-        f"    xentui --record out.xtrace {named}\n"
-    )
-    return EXIT_OK
+def _console(options: argparse.Namespace) -> int:
+    """Without --record: the console, on the guests named or on the built-in demonstration."""
+    from xentui.console import DEMONSTRATION, show
+
+    if not options.guests:
+        options.guests = list(DEMONSTRATION)
+    for option in ("until", "limit"):
+        if getattr(options, option) is not None:
+            raise UsageError(f"--{'for' if option == 'limit' else option} needs --record; see xentui --help")
+    return show(options, _specifications(options))

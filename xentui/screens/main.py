@@ -38,9 +38,9 @@ class MainScreen(Screen[None], inherit_bindings=False):
         self._class = ""
 
     def compose(self) -> ComposeResult:
+        self.bar = StatusBar(self.app.commands)
         yield self.grid
         yield self.line
-        self.bar = StatusBar(self.app.commands)
         yield self.bar
 
     # --- layout ------------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class MainScreen(Screen[None], inherit_bindings=False):
 
     def on_key(self, event: events.Key) -> None:
         """What no pane has taken is a key of the table."""
-        if self.line.is_open:
+        if self.line.is_open or event.key in self.active_bindings:  # the focused pane has a use for it
             return
         keys = self.app.keys
         command = keys.get(event.key) or keys.get(event.character or "")
