@@ -6,10 +6,9 @@ thousand records and over a hundred million.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.segment import Segment
-from rich.style import Style
 from textual.binding import Binding
 from textual.geometry import Region
 from textual.strip import Strip
@@ -18,6 +17,7 @@ from xentui.engine.trace import Kind, Record
 from xentui.engine.trace_decode import XEN_EVENTS
 from xentui.screens import trace_ink as inks
 from xentui.screens.pane import Pane
+from xentui.screens.trace_draw import line_strip, runs_strip, scroll_bar
 from xentui.screens.trace_lines import Line, Shape, clock, count, line, words
 from xentui.screens.trace_model import TraceModel
 from xentui.screens.trace_summary import Summary, summary_lines
@@ -328,7 +328,7 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
 
     def _sheet(self, width: int, height: int) -> tuple[list[Any], list[Strip]]:
         """A key that says what each row shows, and the row; rows that show the same are taken over."""
-        dark = self.app.current_theme.dark
+        dark, base = self.app.current_theme.dark, self.rich_style
         known = dict(zip(self._keys, self._strips, strict=False))
         keys: list[Any] = []
         strips: list[Strip] = []
@@ -343,22 +343,23 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
             runs = None
             numbers, lines = self._list(width)
         header = self._header(width)
-        add(("header", header, width, dark), lambda: self._runs([header], width, dark))
+        add(("header", header, width, dark), partial(runs_strip, [header], width, base, dark))
         if runs is not None:
             for row in runs[: height - 1]:
-                add((tuple(row), width, dark), lambda row=row: self._runs(row, width, dark))
+                add((tuple(row), width, dark), partial(runs_strip, row, width, base, dark))
         else:
-            bar = self._bar(len(lines))
+            size = len(self.model.list) if self.model.list is not None else 0
+            bar = scroll_bar(size, len(lines), self.model.top)
             for y, (number, made) in enumerate(zip(numbers, lines, strict=True)):
-                state = (number >= self.model.now, number == self.model.cursor, bar[y])
-                key = (number, made, state, dark)
-                add(key, lambda made=made, state=state, number=number: self._strip(number, made, state, dark))
+                ahead, selected = number >= self.model.now, number == self.model.cursor
+                key = (number, made, ahead, selected, bar[y], width, dark)
+                add(key, partial(line_strip, made, ahead, selected, bar[y], width, base, dark))
             for y in range(len(lines), self.rows_height):
-                add(("blank", y, width), lambda: Strip.blank(width, self.rich_style))
+                add(("blank", y, width), partial(Strip.blank, width, base))
             for y, row in enumerate(self._detail(width, height)):
-                add((y, tuple(row), width, dark), lambda row=row: self._runs(row, width, dark))
+                add((y, tuple(row), width, dark), partial(runs_strip, row, width, base, dark))
         while len(strips) < height:
-            add(("end", len(strips), width), lambda: Strip.blank(width, self.rich_style))
+            add(("end", len(strips), width), partial(Strip.blank, width, base))
         return keys, strips
 
     def _list(self, width: int) -> tuple[list[int], list[Line]]:
@@ -396,36 +397,6 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
             at = end
         return found
 
-    def _strip(self, number: int, made: Line, state: tuple[bool, bool, str], dark: bool) -> Strip:
-        """A line in its colours; what is still to come is faint."""
-        ahead, selected, bar = state
-        back = inks.cursor_back(dark) if selected else ""
-        faint, bar_style = inks.faint(dark, back), inks.faint(dark)
-        if ahead:
-            return Strip([Segment(made.text.ljust(self.content_size.width - 1), faint), Segment(bar, bar_style)])
-        row = self._rows([number]).get(number)
-        kind, domain = (row.kind, row.domain) if row else (0, 0)
-        gutter = inks.ink(inks.ORANGE, dark, True, back)
-        end = inks.ink(inks.RED, dark, True, back) if made.failed else faint
-        return Strip(
-            [
-                Segment(made.gutter, gutter),
-                Segment(made.when, faint),
-                Segment(made.domain, inks.ink(inks.of_domain(domain), dark, False, back)),
-                Segment(made.name, inks.ink(inks.of_kind(kind), dark, True, back)),
-                Segment(made.arguments, inks.plain(dark, back)),
-                Segment(made.end, end),
-                Segment(bar, bar_style),
-            ]
-        ).adjust_cell_length(self.content_size.width, self.rich_style)
-
-    def _runs(self, runs: list[tuple[str, Any]], width: int, dark: bool) -> Strip:
-        """Runs of (text, ink): an ink is a colour's number, "faint", "bold" or ""."""
-        styles: dict[Any, Style] = {"faint": inks.faint(dark), "": inks.plain(dark)}
-        styles["bold"] = inks.plain(dark) + Style(bold=True)
-        segments = [Segment(text, styles[ink] if ink in styles else inks.ink(ink, dark)) for text, ink in runs if text]
-        return Strip(segments).adjust_cell_length(width, self.rich_style)
-
     def _header(self, width: int) -> tuple[str, Any]:
         """What is shown, of how many; what the last search said."""
         model = self.model
@@ -448,16 +419,6 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
         right = self._said or ("searching …" if model.searching is not None else "")
         right = right or ("follows" if model.follow else f"#{count(model.cursor)}")
         return left[: max(0, width - len(right) - 2)].ljust(max(0, width - len(right) - 1)) + right + " ", "faint"
-
-    def _bar(self, rows: int) -> list[str]:
-        """The bar at the right: where in the list the window is."""
-        model = self.model
-        size = len(model.list) if model.list is not None else 0
-        if size <= rows or not rows:
-            return [" "] * rows
-        thumb = max(1, rows * rows // size)
-        start = min(rows - thumb, model.top * (rows - thumb) // max(1, size - rows))
-        return ["█" if start <= y < start + thumb else "│" for y in range(rows)]
 
     def _detail(self, width: int, height: int) -> list[list[tuple[str, Any]]]:
         """All of the selected record, under a rule, where there is room."""

@@ -1,6 +1,6 @@
 """Trace records as lines that line up: time, domain, what happened with its arguments, and on the right how it ended.
 
-A line is a list of (text, ink) runs; what ink is depends on the theme (trace_ink.py). Only lines that are seen are made.
+Only lines that are seen are made.
 """
 
 from __future__ import annotations
@@ -113,6 +113,9 @@ class Line(NamedTuple):
     arguments: str
     end: str
     failed: bool
+    kind: int
+    owner: int
+    """The domain's number."""
 
     @property
     def text(self) -> str:
@@ -147,7 +150,8 @@ def line(
     )
     left = max(0, room - len(end) - cell_len(name))
     arguments = found.arguments if cell_len(found.arguments) <= left else _cut(found.arguments, left)
-    return Line(mark, when, domain, name, arguments + " " * (left - cell_len(arguments)), end, found.failed)
+    arguments += " " * (left - cell_len(arguments))
+    return Line(mark, when, domain, name, arguments, end, found.failed, record.kind, record.domain)
 
 
 def _cut(text: str, cells: int) -> str:

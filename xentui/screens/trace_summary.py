@@ -125,7 +125,7 @@ class Summary:
                 for place, kinds in enumerate((_CALLS, _TRAPS, _EVENTS)):
                     if kind_of(which) in kinds:
                         sums[place] += int(counts[which])
-            found.append((domain, int(counts.sum()), *sums))
+            found.append((domain, int(counts.sum()), sums[0], sums[1], sums[2]))
         return sorted(found, key=lambda row: -row[1])
 
 
