@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from types import SimpleNamespace
 from typing import Any, cast
 
 from xentui.engine.clock import FastClock
 from xentui.engine.trace import TraceRing
 from xentui.engine.x86.paging import ACCESSED, DIRTY, PRESENT, RW, USER
-from xentui.engine.x86.state import EFLAGS, HFLAGS, RIP, STATE_SIZE
+from xentui.engine.x86.state import EFLAGS, HFLAGS, RIP, STATE_SIZE, State
 from xentui.engine.xen import mm, mmu_update
 from xentui.engine.xen.domain import Domain, Vcpu
 from xentui.engine.xen.grant_entries import GrantTable
@@ -27,8 +26,7 @@ class FakeProcessor:
     """What the hypervisor asks of a processor; counts the flushes, and has a TLB that keeps what it may."""
 
     def __init__(self) -> None:
-        raw = memoryview(bytearray(STATE_SIZE))
-        self.state = SimpleNamespace(q=raw.cast("Q"), i=raw.cast("I"), raw=raw)
+        self.state = State.of(bytes(STATE_SIZE))
         self.reset_state = bytes(STATE_SIZE)
         self.vcpu: object | None = None
         self.flushes = 0
@@ -55,6 +53,9 @@ class FakeProcessor:
 
     def read_flags(self) -> int:
         return cast(int, self.state.q[EFLAGS])
+
+    def flags_of(self, state: State) -> int:
+        return state.q[EFLAGS]
 
     def write_flags(self, value: int) -> None:
         self.state.q[EFLAGS] = value

@@ -82,7 +82,9 @@ class Vcpu:
         self.syscall_callback = 0
         self.syscall_masks_events = False
         self.syscall32_callback = (0, 0)
+        self.syscall32_masks_events = False
         self.sysenter_callback = (0, 0)
+        self.sysenter_masks_events = False
         self.iopl = 0
         self.io_bitmap, self.io_bitmap_ports = 0, 0
         self.gdt_frames: list[int] = []

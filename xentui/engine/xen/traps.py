@@ -16,6 +16,7 @@ from xentui.engine.x86.exceptions import (
     X86_EXC_NM,
     X86_EXC_NMI,
     X86_EXC_PF,
+    X86_EXC_SS,
     X86_EXC_UD,
 )
 from xentui.engine.x86.paging import NX, PRESENT, RW
@@ -44,7 +45,7 @@ _PERDOMAIN_START, _PERDOMAIN_END = 0xFFFF_8200_0000_0000, 0xFFFF_8280_0000_0000
 _CR0_TS = 8
 _RING3 = rings(3, 3)
 """A 64-bit guest's kernel and user code are both in ring 3."""
-_RDPMC, _FORCED = b"\x0f\x33", b"\x0f\x0bx"
+_RDPMC, _SYSENTER, _FORCED = b"\x0f\x33", b"\x0f\x34", b"\x0f\x0bx"
 
 
 def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
@@ -136,8 +137,22 @@ def general_protection(vcpu: Vcpu) -> None:
         from xentui.engine.xen.emul_gate_op import emulate_gate_op
 
         emulate_gate_op(vcpu, error_code)
-    elif error_code or not emul_priv_op.emulate_privileged_op(vcpu):
+    elif error_code:
         inject(vcpu, X86_EXC_GP, error_code)
+    elif not emul_priv_op.emulate_privileged_op(vcpu):
+        _own_protection_fault(vcpu)
+
+
+def _own_protection_fault(vcpu: Vcpu) -> None:
+    """#GP(0) that is nothing for the hypervisor, unless the emulated processor has only that word for it."""
+    from xentui.engine.xen import stack_fault, syscall_entry
+
+    if _opcode(vcpu)[:2] == _SYSENTER:
+        syscall_entry.sysenter(vcpu)
+    elif stack_fault.is_stack_fault(vcpu):
+        inject(vcpu, X86_EXC_SS, 0)
+    else:
+        inject(vcpu, X86_EXC_GP, 0)
 
 
 def device_not_available(vcpu: Vcpu) -> None:
