@@ -214,7 +214,7 @@ FIELDS: dict[int, str] = {
     Kind.SOFTWARE_INTERRUPT: "number=vector:vector a=call:d c=handler:x d=rings:rings_via_xen",
     Kind.SYSCALL: "number=call:d a=arg1:x b=arg2:x c=handler:x d=rings:rings_via_xen",
     Kind.IRET: "a=to_rip:x b=flags:x c=to_rsp:x d=rings:rings_via_xen",
-    Kind.CONTINUATION: "number=hypercall:d a=arg1:x b=arg2:x c=arg3:x d=arg4:x",
+    Kind.CONTINUATION: "number=hypercall:hypercall a=arg1:x b=arg2:x c=arg3:x d=arg4:x",
     Kind.EMULATED: "number=instruction:emulated a=value:x b=operand:x",
     Kind.IO_PORT: "number=port:x a=write:flag b=bytes:d c=value:x",
     Kind.CPUID: "number=leaf:x a=subleaf:x b=eax_ebx:pair c=ecx_edx:pair",
@@ -273,6 +273,7 @@ def runner(domain: int, vcpu: int) -> int:
 
 
 Put = Callable[[int, int, int, int, int, int, int, int, int, int, int], None]
+PutRows = Callable[[bytes, int, int], None]
 Flush = Callable[[memoryview], None]
 
 RING_MAGIC = b"XENTUITR"
@@ -299,6 +300,8 @@ class TraceRing:
     """
 
     put: Put
+    put_rows: PutRows
+    """Append records as bytes, in the order of time: `put_rows(records, time of the first, time of the last)`."""
 
     def __init__(
         self,
@@ -374,10 +377,21 @@ class TraceRing:
             if offset == end:
                 cut()
 
+        def put_rows(rows_of_a_batch: bytes, first: int, last: int) -> None:
+            nonlocal offset
+            size = len(rows_of_a_batch)
+            if first < limit and last < limit and offset + size < end:
+                rows[offset : offset + size] = rows_of_a_batch
+                offset += size
+            else:  # a chunk is cut somewhere among them
+                for row in RECORD.iter_unpack(rows_of_a_batch):
+                    put(*row)
+
         def head() -> int:
             return lapped + offset // record_size
 
         self.put = put
+        self.put_rows = put_rows
         self._cut = cut
         self._head = head
 

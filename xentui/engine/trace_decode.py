@@ -163,6 +163,7 @@ FORMATS: dict[str, Callable[[int], str]] = {
     "xenstore": _named(constants(xs_wire, "XS_")),
     "ring": _named(names_of(trace.SharedRing)),
     "grant": _named(constants(grant_table, "GNTTABOP_")),
+    "hypercall": hypercall_text,
     "mmu_update": _named(constants(core, "MMU_")),
     "mmuext": _named(hypercalls.SUBCOMMANDS[hypercalls.HYPERCALL_mmuext_op]),
     "shutdown": _named(SHUTDOWNS),
