@@ -137,6 +137,9 @@ class Watchpoints:
         """Run the instruction that was left; does any listener want the processor to stop behind it?"""
         rip = self.processor.state.q[RIP]
         self._read.clear()
+        for point in self.points:
+            if not point.writes:  # nobody has kept track
+                point.value = self._value(point)
         self._armed = False
         try:
             self.processor.run_one()
