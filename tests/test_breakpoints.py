@@ -60,7 +60,7 @@ def record_at(machine: Machine) -> Record:
     return record
 
 
-# --- code --------------------------------------------------------------------------------------------------------------
+# --- code ---
 
 
 @pytest.mark.parametrize("name", ["hello32", "hello64"])
@@ -125,7 +125,7 @@ def test_a_step_leaves_a_breakpoint_behind(hello: Machine) -> None:
     assert hello.current.q[RIP] != address_of(hello, "print")
 
 
-# --- memory ------------------------------------------------------------------------------------------------------------
+# --- memory ---
 
 
 def watched(machine: Machine) -> tuple[int, int]:
@@ -183,7 +183,7 @@ def test_what_the_hypervisor_writes_is_seen(hello: Machine) -> None:
     assert hello.stopped.access.new == b"\1"
 
 
-# --- records -----------------------------------------------------------------------------------------------------------
+# --- records ---
 
 KINDS = {
     "hypercall": {Kind.HYPERCALL, Kind.MULTICALL_ENTRY},
@@ -247,7 +247,7 @@ def test_registers_in_a_records_condition(hello: Machine) -> None:
     assert hello.current is not None and hello.current.q[RAX] == 0
 
 
-# --- all together --------------------------------------------------------------------------------------------------------
+# --- all together -----------------------------------------------------------------------------------------------------
 
 
 def through_breakpoints(*texts: str) -> object:

@@ -101,7 +101,7 @@ class Registers(Mapping[str, int]):
         """Flags, segments, the protection ring."""
         q, i = self._state.q, self._state.i
         if name in ("rflags", "eflags"):
-            return find.flags_of(self._state)
+            return self._vcpu.processor.flags_of(self._state)
         if name in ("cpl", "ring"):
             return int(i[s.HFLAGS] & 3)
         if name in _SEGMENTS:

@@ -301,13 +301,10 @@ class TraceRing:
     """
 
     put: Put
-<<<<<<< HEAD
     put_rows: PutRows
     """Append records as bytes, in the order of time: `put_rows(records, time of the first, time of the last)`."""
-=======
     listen: Callable[[Listener | None], None]
     """Let a function hear every record, with its number, once it is written; None: no longer. Else it costs nothing."""
->>>>>>> ed9f507 (Breakpoints of a machine: on code, memory and what the trace records; symbols of guests)
 
     def __init__(
         self,
@@ -380,18 +377,9 @@ class TraceRing:
             limit = time - time % chunk_time + chunk_time
 
         def put(
-            time: int,
-            rip: int,
-            kind: int,
-            vcpu: int,
-            domain: int,
-            number: int,
-            a: int,
-            b: int,
-            c: int,
-            d: int,
-            result: int,
-        ) -> None:
+            time: int, rip: int, kind: int, vcpu: int, domain: int, number: int,
+            a: int, b: int, c: int, d: int, result: int,
+        ) -> None:  # fmt: skip
             nonlocal offset
             if time >= limit:
                 reach(time)
@@ -414,11 +402,8 @@ class TraceRing:
             return lapped + offset // record_size
 
         self.put = put
-<<<<<<< HEAD
         self.put_rows = put_rows
-=======
         self.listen = listen
->>>>>>> ed9f507 (Breakpoints of a machine: on code, memory and what the trace records; symbols of guests)
         self._cut = cut
         self._head = head
 

@@ -65,19 +65,6 @@ def state_of(vcpu: Vcpu) -> State:
     return State.of(vcpu.processor.state.save() if is_loaded(vcpu) else vcpu.saved)
 
 
-<<<<<<< HEAD
-=======
-def flags_of(state: State) -> int:
-    """RFLAGS of a copied state; its condition codes are computed if they are in their lazy form."""
-    q, i = state.q, state.i
-    if i[s.CC_OP] == s.CC_OP_EFLAGS:
-        return q[s.EFLAGS] | q[s.CC_SRC] & s.EF_CONDITIONS | (s.EF_DF if i[s.DF] & 0x8000_0000 else 0)
-    # the helper looks at nothing but the state itself, so that a copy serves
-    copy = ctypes.create_string_buffer(bytes(state.raw), s.STATE_SIZE)
-    return int(unicorn_api.read_eflags(ctypes.addressof(copy)))
-
-
->>>>>>> ed9f507 (Breakpoints of a machine: on code, memory and what the trace records; symbols of guests)
 def register(state: State, name: str) -> int | None:
     """A general register or RIP by its 64-bit or 32-bit name; None if there is no such register."""
     name = name.lower().lstrip("$")
