@@ -329,9 +329,11 @@ class RunLoop:
         position = self.position
         self.end_idle()
         self._end_slice()
-        action.perform(self._machine())
-        if self.on_action:
-            self.on_action(position, action)
+        try:
+            action.perform(self._machine())
+        finally:  # one that cannot be performed has ended the slice, too
+            if self.on_action:
+                self.on_action(position, action)
 
     # --- slices ----------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,10 @@ class Symbols:
     def __init__(self, elf: ElfFile) -> None:
         self._elf = elf
         table = elf.symbols()
-        named = [(a, n) for a, n in zip(table.addresses, table.names, strict=True) if not _LOCAL.match(n)]
+        # others are plain numbers (SHN_ABS), or offsets in a vCPU's own data
+        begin = min((section.address for section in elf.sections() if section.address), default=0)
+        symbols = zip(table.addresses, table.names, strict=True)
+        named = [(a, n) for a, n in symbols if a >= begin and not _LOCAL.match(n)]
         self.table = SymbolTable([a for a, _ in named], [n for _, n in named], table.by_name)
         self._end = table.by_name.get("_end") or (named[-1][0] + _LAST if named else 0)
 
