@@ -79,7 +79,7 @@ class Machine(RunLoop):
         self.hv = Hypervisor(ram, frames, self.clock, self.trace)
         self.hv.wall_clock = wall_clock
         self.hv.reschedule = self.processor.stop
-        self.hv.preempt, self.hv.slice_left = self.slice_over, self.slice_left
+        self.hv.preempt, self.hv.time_left = self.slice_over, self.time_left
         self.hv.timers = time.TimerQueue(self.clock)
         self.hv.timers.reprogram = self._timer_set
         self.entry = Entry(self.hv, self.processor, direct_traps)
@@ -104,6 +104,12 @@ class Machine(RunLoop):
     def domains(self) -> list[Domain]:
         """All domains, oldest first."""
         return list(self.hv.domains.values())
+
+    def step_over(self) -> str:
+        """Execute one instruction; what it calls runs to its return. Stop.STEP, or what stopped the machine before."""
+        from xentui.engine.stepping import step_over
+
+        return step_over(self)
 
     def _machine(self) -> Machine:
         return self

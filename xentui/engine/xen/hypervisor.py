@@ -61,10 +61,10 @@ class Hypervisor:
         """The scheduler's: an event makes a blocked vCPU runnable."""
         self.reschedule: Callable[[], None] = lambda: None
         """Stop the processor at the next chance so that the scheduler can choose again."""
+        self.time_left: Callable[[], int] = lambda: 1 << 62
+        """Nanoseconds until the slice that runs is over; negative when it should have been."""
         self.preempt: Callable[[], bool] = lambda: False
         """Has the slice ended while a hypercall is at work? It then goes on later (continuation.py)."""
-        self.slice_left: Callable[[], int] = lambda: 1 << 62
-        """Nanoseconds to the end of the slice that runs; negative when that is past."""
 
     def log(self, text: str) -> None:
         """A line for the hypervisor's own log (`xl dmesg`)."""

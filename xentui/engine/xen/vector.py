@@ -98,7 +98,7 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     import numpy
 
     hv, domain = vcpu.hv, vcpu.domain
-    left = hv.slice_left()
+    left = hv.time_left()
     count = min(count, (0x1000 - (requests & 0xFFF)) // 16, left // COST_PAGE_TABLE_UPDATE + 2)
     if count < BATCH or left < 0 or preempt_check(vcpu):
         return 0
