@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import pickle
 import select
 import subprocess
 import sys
@@ -25,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from xentui.engine import messages as msg
 from xentui.engine import travel, wire
-from xentui.engine.messages import Event, Setup, Status
+from xentui.engine.messages import Event, Status
 from xentui.engine.record_window import RecordWindow
+from xentui.engine.setup import Setup
 from xentui.engine.timeline import Branch, Consoles, Kept, Timeline
 from xentui.engine.trace import TraceRing
 from xentui.engine.views import Query, ViewError
@@ -40,6 +42,13 @@ TRACE_RECORDS = 1 << 20
 _LAST_WORDS = 16_384
 _WORTH = 0.05
 """Seconds of running that make it worth to keep the process that stood there."""
+
+
+def _environment() -> dict[str, str]:
+    """That of a Python that finds this very package."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 class EngineError(Exception):
@@ -95,15 +104,13 @@ class Engine:
         self._words = os.memfd_create("xentui-last-words")
         ours, theirs = wire.pair()
         lifeline, self._life = os.pipe()
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._keeper = subprocess.Popen(
             [sys.executable, "-P", "-m", "xentui.engine.server", str(theirs.fileno()), str(ring), str(lifeline)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._words,
             pass_fds=(theirs.fileno(), ring, lifeline),
-            env={**os.environ, "PYTHONPATH": path},
+            env=_environment(),
             start_new_session=True,  # Ctrl-C in the terminal is the console's
         )
         for fd in (ring, lifeline):
@@ -471,6 +478,21 @@ class Engine:
     def _send_breakpoints(self) -> None:
         if self.active is not None and not self._parking:
             self.active.send(msg.Breakpoints(list(self.breakpoints.items())))
+
+    def save(self, path: str) -> None:
+        """Record the current branch up to its end: run it again in another process, headless. Waits for that.
+
+        Raises EngineError, one line. Only what the exact pace ran can be run again.
+        """
+        if self.setup.pace != "exact":
+            raise EngineError("what ran in the fast pace cannot be run again: start it in the exact pace to save it")
+        branch = self.timeline.current
+        job = pickle.dumps((self.setup, branch.actions, branch.end_position))
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "xentui.session", path], input=job, capture_output=True, env=_environment()
+        )
+        if done.returncode:
+            raise EngineError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
 
     # --- questions -----------------------------------------------------------------------------------------------
 

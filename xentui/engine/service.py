@@ -21,7 +21,8 @@ from xentui.engine.views import Query, ViewError, look
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from xentui.engine.messages import Activate, Setup
+    from xentui.engine.messages import Activate
+    from xentui.engine.setup import Setup
     from xentui.engine.wire import Channel
 
 BURST_MS = 10
