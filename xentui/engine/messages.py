@@ -80,6 +80,8 @@ class Status(NamedTuple):
     """How many of them were influences from outside."""
     pid: int = 0
     """The process that is at work."""
+    cpu: float = 0.0
+    """Seconds of the host's processors that it has used itself."""
     work: float = 0.0
     """Seconds of host time that it takes to run from the start to here."""
 
@@ -202,6 +204,8 @@ class Begin(NamedTuple):
     """The first message to a new process: build the machine."""
 
     setup: Setup
+    snapshots: bool = True
+    """Leave snapshots behind while running; the one at the start is left in any case."""
 
 
 class Activate(NamedTuple):

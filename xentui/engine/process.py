@@ -58,7 +58,7 @@ class EngineError(Exception):
 class Engine:
     """A machine in another process. `Engine.start` makes one."""
 
-    def __init__(self, setup: Setup, trace_records: int = TRACE_RECORDS) -> None:
+    def __init__(self, setup: Setup, trace_records: int = TRACE_RECORDS, snapshots: bool = True) -> None:
         self.setup = setup
         self.timeline = Timeline(setup)
         self.status = Status()
@@ -85,16 +85,19 @@ class Engine:
         self._awaited: set[int] = set()
         self._events: list[Event] = []
         self._epoll = select.epoll()
-        self._spawn(trace_records)
+        self._spawn(trace_records, snapshots)
 
     @classmethod
-    def start(cls, setup: Setup, trace_records: int = TRACE_RECORDS) -> Engine:
-        """Start the process; returns at once. What goes wrong is a `Failed` event, and `wait` raises it."""
-        return cls(setup, trace_records)
+    def start(cls, setup: Setup, trace_records: int = TRACE_RECORDS, snapshots: bool = True) -> Engine:
+        """Start the process; returns at once. What goes wrong is a `Failed` event, and `wait` raises it.
+
+        `trace_records`: how many `records` holds, a power of two. `snapshots`: leave some behind while running.
+        """
+        return cls(setup, trace_records, snapshots)
 
     # --- the processes -------------------------------------------------------------------------------------------
 
-    def _spawn(self, trace_records: int) -> None:
+    def _spawn(self, trace_records: int, snapshots: bool) -> None:
         """The keeper and the first engine (server.py)."""
         size = TraceRing.size_of(trace_records)
         ring = os.memfd_create("xentui-trace")
@@ -118,7 +121,7 @@ class Engine:
         theirs.close()
         self._connect(Channel(ours))
         assert self.active is not None
-        self.active.send(msg.Begin(self.setup))
+        self.active.send(msg.Begin(self.setup, snapshots))
 
     def _connect(self, channel: Channel) -> None:
         self.active = channel
