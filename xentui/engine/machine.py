@@ -105,6 +105,12 @@ class Machine(RunLoop):
         """All domains, oldest first."""
         return list(self.hv.domains.values())
 
+    def step_over(self) -> str:
+        """Execute one instruction; what it calls runs to its return. Stop.STEP, or what stopped the machine before."""
+        from xentui.engine.stepping import step_over
+
+        return step_over(self)
+
     def _machine(self) -> Machine:
         return self
 

@@ -275,6 +275,7 @@ def runner(domain: int, vcpu: int) -> int:
 Put = Callable[[int, int, int, int, int, int, int, int, int, int, int], None]
 PutRows = Callable[[bytes, int, int], None]
 Flush = Callable[[memoryview], None]
+Listener = Callable[[int, Record], None]
 
 RING_MAGIC = b"XENTUITR"
 RING_VERSION = 1
@@ -302,6 +303,8 @@ class TraceRing:
     put: Put
     put_rows: PutRows
     """Append records as bytes, in the order of time: `put_rows(records, time of the first, time of the last)`."""
+    listen: Callable[[Listener | None], None]
+    """Let a function hear every record, with its number, once it is written; None: no longer. Else it costs nothing."""
 
     def __init__(
         self,
@@ -335,21 +338,38 @@ class TraceRing:
         ring_bytes = self.capacity * record_size
         chunk_bytes = min(CHUNK_RECORDS, self.capacity) * record_size
         never = 1 << 64
+        listener: Listener | None = None
         lapped = 0  # records written in the laps before this one
         offset = 0  # of the next record in the ring
         start = 0  # of the chunk being filled
-        end = chunk_bytes  # of that chunk when it is full
+        chunk_end = chunk_bytes  # of that chunk when it is full
+        end = chunk_end  # where there is something to do: the chunk's, or with a listener the next record's
         limit = 0 if chunk_time else never  # virtual time at which that chunk is cut
 
         def cut() -> None:
-            nonlocal lapped, offset, start, end
+            nonlocal lapped, offset, start, chunk_end, end
             if flush is not None and offset > start:
                 flush(rows[start:offset])
             if offset == ring_bytes:
                 lapped += ring_bytes // record_size
                 offset = 0
             start = offset
-            end = start - start % chunk_bytes + chunk_bytes
+            chunk_end = start - start % chunk_bytes + chunk_bytes
+            end = chunk_end if listener is None else offset + record_size
+
+        def reach_end() -> None:
+            nonlocal end
+            number, written = lapped + offset // record_size - 1, offset - record_size
+            if offset == chunk_end:
+                cut()
+            if listener is not None:
+                end = offset + record_size
+                listener(number, Record(*RECORD.unpack_from(rows, written)))
+
+        def listen(new: Listener | None) -> None:
+            nonlocal listener, end
+            listener = new
+            end = chunk_end if new is None else offset + record_size
 
         def reach(time: int) -> None:
             nonlocal limit
@@ -357,25 +377,16 @@ class TraceRing:
             limit = time - time % chunk_time + chunk_time
 
         def put(
-            time: int,
-            rip: int,
-            kind: int,
-            vcpu: int,
-            domain: int,
-            number: int,
-            a: int,
-            b: int,
-            c: int,
-            d: int,
-            result: int,
-        ) -> None:
+            time: int, rip: int, kind: int, vcpu: int, domain: int, number: int,
+            a: int, b: int, c: int, d: int, result: int,
+        ) -> None:  # fmt: skip
             nonlocal offset
             if time >= limit:
                 reach(time)
             pack_into(rows, offset, time, rip, kind, vcpu, domain, number, a, b, c, d, result)
             offset += record_size
             if offset == end:
-                cut()
+                reach_end()
 
         def put_rows(rows_of_a_batch: bytes, first: int, last: int) -> None:
             nonlocal offset
@@ -392,6 +403,7 @@ class TraceRing:
 
         self.put = put
         self.put_rows = put_rows
+        self.listen = listen
         self._cut = cut
         self._head = head
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from xentui.engine.symbols import symbols_of
 from xentui.engine.views import ViewError
 from xentui.engine.x86 import state as s
 from xentui.engine.x86.paging import FRAME_MASK, L1_SHIFT, L2_SHIFT, L3_SHIFT, L4_SHIFT, PRESENT, PSE
@@ -107,12 +108,17 @@ def address_of(vcpu: Vcpu, place: int | str) -> int:
 
 def symbol_address(domain: Domain, name: str) -> int:
     """Where a symbol of the domain's kernel lies. Raises ViewError."""
+    symbols = symbols_of(domain)
+    address = symbols.address(name) if symbols else None
+    if address is not None:
+        return address
     raise ViewError(f"{name!r} is neither a register nor a symbol of {domain.name}")
 
 
 def symbol_at(domain: Domain, address: int) -> str:
     """`name+0x12` of the symbol that holds an address; empty where none does."""
-    return ""
+    symbols = symbols_of(domain)
+    return symbols.name(address) if symbols else ""
 
 
 # --- memory --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from xentui.engine.x86.paging import AddressSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from xentui.engine.x86.cpu import Processor
     from xentui.engine.xen.event_channel import EventChannels
@@ -191,6 +192,8 @@ class Domain:
         """Frames of its own in which the FIFO event channels' queues are."""
         self.events: EventChannels
         self.grants: GrantTable
+        self.kernel: Path | None = None
+        """The file that it was started from."""
         self.console_frame, self.console_port = NO_FRAME, 0
         self.store_frame, self.store_port = NO_FRAME, 0
         self.shutdown_code: int | None = None
