@@ -101,6 +101,13 @@ class SliceClock:
         return self.deadline - self.time
 
 
+def give_slice(guest: Any, slice_ns: int) -> None:
+    """Let the slice that runs end after so long."""
+    guest.hv.clock = clock = SliceClock(slice_ns)
+    guest.hv.time_left = clock.left
+    guest.hv.preempt = lambda: clock.left() < 0
+
+
 REQUESTS = 50 << 12
 FRAMES = 54
 Batch = list[tuple[int, int, int, int]]
@@ -110,8 +117,7 @@ def apply(width: int, batch: Batch, odd: dict[int, int], slice_ns: int, start: i
     """What a batch of mmu_update leaves behind: `batch` has the slot, the page, the flags and the command of each."""
     guest = make_guest(make_hypervisor(640), 1, width, pages=64, loose=2)
     other = make_guest(guest.hv, 2, width)
-    guest.hv.clock = clock = SliceClock(slice_ns)
-    guest.hv.time_left = clock.left
+    give_slice(guest, slice_ns)
     guest.domain.lazy_nx.update((guest.tables["l1"] << 9) + slot for slot in range(100, 400, 3))
     table = guest.tables["l1"] << 12
     requests: list[int] = []
@@ -168,8 +174,7 @@ def test_batches_do_the_same(width: int, batch: Batch, odd: dict[int, int], slic
 @pytest.mark.parametrize("width", [32, 64])
 def test_ordinary_batches_go_the_vector_way(width: int) -> None:
     guest = make_guest(make_hypervisor(640), 1, width)
-    guest.hv.clock = clock = SliceClock(1 << 30)
-    guest.hv.time_left = clock.left
+    give_slice(guest, 1 << 30)
     table = guest.tables["l1"] << 12
     requests = [word for slot in range(60, 300) for word in (table + 8 * slot, guest.entry(slot % 50 + 10))]
     guest.write(REQUESTS, requests)
@@ -178,8 +183,7 @@ def test_ordinary_batches_go_the_vector_way(width: int) -> None:
     assert guest.hv.trace.head == 240 and audit(guest.hv) == []
     for slot in range(60, 300):
         assert guest.hv.ram64[(table >> 3) + slot] >> 12 & 0xFFFFF == guest.p2m[slot % 50 + 10]
-    guest.hv.clock = clock = SliceClock(60 * 100)
-    guest.hv.time_left = clock.left
+    give_slice(guest, 60 * 100)
     assert vector.update(guest.vcpu, REQUESTS, 240) == 102
     guest.hv.preempt = lambda: True
     assert vector.update(guest.vcpu, REQUESTS, 240) == 0

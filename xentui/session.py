@@ -7,32 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xentui.config import GuestSpec
-from xentui.engine.messages import Setup
+from xentui.config import GuestSpec, total_memory
+from xentui.engine.setup import Setup
 
 if TYPE_CHECKING:
     from xentui.engine.actions import Action
     from xentui.engine.machine import Machine
+    from xentui.engine.messages import Acted
     from xentui.engine.reports import Reporter
     from xentui.engine.xen.domain import Domain
     from xentui.recording.writer import RecordingWriter
 
-_GUEST_FIELDS = (
-    "name",
-    "memory",
-    "maxmem",
-    "vcpus",
-    "cmdline",
-    "on_poweroff",
-    "on_reboot",
-    "on_crash",
-    "on_watchdog",
-    "on_soft_reset",
-    "validated",
-)
+_ELSEWHERE = ("kernel", "ramdisk", "builtin", "source", "warnings")
+_GUEST_FIELDS = tuple(field.name for field in fields(GuestSpec) if field.name not in _ELSEWHERE)
+"""What a header says of a guest as it is."""
 
 
 class Images:
@@ -65,7 +57,7 @@ def header(setup: Setup, machine: Machine, images: Images) -> dict[str, Any]:
     return {
         "guests": guests,
         "domains": [_described(domain) for domain in machine.domains],
-        "memory": setup.memory,
+        "memory": setup.memory or total_memory(setup.specs),
         "pace": setup.pace,
         "seed": setup.seed,
         "direct_traps": setup.direct_traps,
@@ -199,6 +191,7 @@ def save(setup: Setup, actions: list[tuple[int, Any]], end_position: int, path: 
     Raises RecordingError, ImageError, ConfigError, OutOfMemory.
     """
     from xentui.engine.build import build_machine
+    from xentui.engine.machine import Stop
     from xentui.engine.reports import Reporter
     from xentui.recording.writer import RecordingWriter
 
@@ -215,6 +208,8 @@ def save(setup: Setup, actions: list[tuple[int, Any]], end_position: int, path: 
         for position, action in actions:
             machine.schedule(position, reporter.announced(action))
         reason = machine.run(until_position=end_position)
+        if not machine.toolstack.alive:
+            reason = Stop.FINISHED
         machine.trace.flush()
         entry = machine.entry
         writer.close(
@@ -236,6 +231,7 @@ class _Recorder:
 
     def __init__(self, writer: RecordingWriter, reporter: Reporter, images: Images) -> None:
         self.writer, self.images = writer, images
+        self.machine = reporter.machine
         self.ends: list[dict[str, Any]] = []
         reporter.on_event = self._event
 
@@ -251,9 +247,19 @@ class _Recorder:
         elif isinstance(event, msg.Acted):
             self.writer.action(event.time, event.position, action_to_plain(event.action, self.images))
             self.writer.images(self.images.contents)
+            self._given(event)
         elif isinstance(event, msg.Ended):
             end = {"domain": event.domain, "name": event.name, "reason": event.reason, "virtual_ns": event.time}
             self.ends.append(end)
+
+    def _given(self, event: Acted) -> None:
+        """What is typed belongs to what the consoles said, too."""
+        from xentui.recording.format import IN
+
+        if event.action.kind == "type":
+            for domain in self.machine.domains:
+                if event.action.domain in (domain.name, str(domain.id)):
+                    self.writer.console(event.time, domain.id, IN, event.action.arguments[0])
 
 
 def main(arguments: list[str]) -> int:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from xentui.engine.actions import Action
     from xentui.engine.census import Census
     from xentui.engine.machine import Machine
-    from xentui.engine.messages import DomainStatus, Setup, Told
+    from xentui.engine.messages import DomainStatus, Told
+    from xentui.engine.setup import Setup
     from xentui.engine.xen.domain import Domain
 
 

@@ -21,7 +21,7 @@ from xentui.engine.views import Query, ViewError, look
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from xentui.engine.messages import Activate, Setup
+    from xentui.engine.messages import Activate
     from xentui.engine.wire import Channel
 
 BURST_MS = 10
@@ -47,14 +47,15 @@ _WORDS = {
 class Service:
     """One engine process at work. `motion` is the command that moves the machine, or None while it stands still."""
 
-    def __init__(self, channel: Channel, setup: Setup, ring: memoryview) -> None:
+    def __init__(self, channel: Channel, begin: msg.Begin, ring: memoryview) -> None:
+        setup = begin.setup
         self.channel = channel
         self.on_channel: Callable[[Channel], None] = lambda channel: None
         """Hears of the new socket, in a copy that goes on."""
         self.machine = build_machine(setup, ring)
         self.reporter = Reporter(self.machine, Census(self.machine.trace, ring[RING_HEADER_SIZE:]))
         self.reporter.connect_typist(setup)
-        self.snapshots = Snapshots()
+        self.snapshots = Snapshots(begin.snapshots)
         self.motion: Any = None
         self.speed: float | None = None
         self.warp = False
@@ -84,11 +85,13 @@ class Service:
             msg.Breakpoints: self._breakpoints,
         }
 
-    def serve(self) -> None:
-        """Work until the console is gone."""
+    def serve(self, commands: list[Any]) -> None:
+        """Work until the console is gone; first of all on commands that have come already."""
         self._freeze()
         self._leave_snapshot()
         self._report()
+        for command in commands:
+            self._obey[type(command)](command)
         while not self.channel.closed:
             if self.motion is None or self.channel.waiting > _BACKLOG:
                 self.channel.drain()
@@ -359,6 +362,7 @@ class Service:
             speed=self.speed,
             warp=self.warp,
             pid=os.getpid(),
+            cpu=time.process_time(),
             work=self.work,
         )
 

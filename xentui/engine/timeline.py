@@ -10,7 +10,8 @@ from xentui.engine import messages as msg
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from xentui.engine.messages import Setup, Status
+    from xentui.engine.messages import Status
+    from xentui.engine.setup import Setup
     from xentui.engine.wire import Channel
 
 KEPT = 24

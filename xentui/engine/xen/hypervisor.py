@@ -61,8 +61,6 @@ class Hypervisor:
         """The scheduler's: an event makes a blocked vCPU runnable."""
         self.reschedule: Callable[[], None] = lambda: None
         """Stop the processor at the next chance so that the scheduler can choose again."""
-        self.time_left: Callable[[], int] = lambda: 1 << 62
-        """Nanoseconds until the slice that runs is over; negative when it should have been."""
         self.preempt: Callable[[], bool] = lambda: False
         """Has the slice ended while a hypercall is at work? It then goes on later (continuation.py)."""
 
