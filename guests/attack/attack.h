@@ -67,6 +67,12 @@ extern uint8_t page[PAGES][PAGE_SIZE];
 /* Where no page table of the domain's is: one L2 entry's worth of address space; and that entry's machine address. */
 #define NEW_REGION (VIRT_BASE + (512UL << 20))
 uint64_t new_region_entry(void);
+/* Where no L2 table of the domain's is. */
+#ifdef __x86_64__
+#define NEW_TOP (VIRT_BASE - (2UL << 30))
+#else
+#define NEW_TOP 0x40000000UL
+#endif
 /* Many pages, for counts; the same holds. */
 #define CROWD 129
 extern uint8_t crowd[CROWD][PAGE_SIZE];
