@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 
 from tests.fakes import DATA, TABLE, A, D, Guest, P, U, make_guest, make_hypervisor
 from tests.test_mm import LIST, LOOSE, OPERATIONS, SELF, STACK, check, exchange, ext, perform, reserve, row, slot
+from xentui.config import resolve_guest
+from xentui.engine.machine import Machine
 from xentui.engine.trace import Kind
 from xentui.engine.x86.state import R10, RBX, RCX, RDI, RDX, RIP, RSI
 from xentui.engine.xen import hypercall, memory, mm, mmu_update, mmuext
@@ -472,3 +475,24 @@ def test_what_happens_at_a_preemption_does_not_matter(
     for guest in guests:
         mm.free_domain_memory(guest.domain)
     assert audit(guests[0].hv) == [] and not guests[0].hv.frames.owned_by(1) and not guests[0].hv.frames.owned_by(2)
+
+
+# --- guests on the whole machine ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["selftest32", "selftest64", *(pytest.param(f"attack{bits}", marks=pytest.mark.slow) for bits in (32, 64))]
+)
+def test_guests_see_nothing_of_it(name: str) -> None:
+    """Every hypercall that can give way does so after each entry, on the processor: the guests' lines stay the same."""
+    machine = Machine(128)
+    machine.strict = True
+    machine.create(resolve_guest(name))
+    machine.hv.preempt = lambda: True
+    console = bytearray()
+    machine.toolstack.on_output = lambda _domain, data: console.extend(data)
+    machine.run()
+    expected = Path(__file__).parent / "expected" / f"{name}.tap"
+    assert console.decode().replace("\r\n", "\n") == expected.read_text()
+    assert audit(machine.hv) == []
+    machine.close()
