@@ -24,7 +24,7 @@ struct attempt {
 };
 
 extern const struct attempt table_attempts[], type_attempts[], frame_attempts[], buffer_attempts[], segment_attempts[],
-    grant_attempts[], count_attempts[];
+    vcpu_attempts[], grant_attempts[], count_attempts[];
 
 /* A negative result is a refusal; anything else is what the text says. */
 verdict_t refused(long result, const char *got);
@@ -59,6 +59,9 @@ extern volatile unsigned long try_resume, try_sp;
     } while (0)
 void try_store(volatile void *va, unsigned long value);  /* a word */
 unsigned long try_load(const volatile void *va);         /* a word; 0 if it traps */
+
+/* A trap of the second vCPU's ends it, and this does not return; it does for those of the first. */
+void second_vcpu_trapped(const struct trap_frame *frame);
 
 /* Pages to play with. Before each attempt all are mapped writable in their own place and zero. */
 #define PAGES 8
