@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes import DATA, TABLE, A, D, Guest, P, U, make_guest, make_hypervisor
+from tests.fakes import DATA, STACK_PFN, TABLE, A, D, Guest, P, U, make_guest, make_hypervisor
 from tests.test_mm import LIST, LOOSE, OPERATIONS, SELF, STACK, check, exchange, ext, perform, reserve, row, slot
 from tests.test_vector import SliceClock
 from xentui.config import resolve_guest
 from xentui.engine.machine import Machine
 from xentui.engine.trace import Kind
-from xentui.engine.x86.state import R10, RBX, RCX, RDI, RDX, RIP, RSI
+from xentui.engine.x86.state import R10, RAX, RBX, RCX, RDI, RDX, RIP, RSI
 from xentui.engine.xen import hypercall, memory, mm, mmu_update, mmuext
 from xentui.engine.xen.abi import core
 from xentui.engine.xen.abi import hypercalls as nr
@@ -29,6 +29,7 @@ from xentui.engine.xen.abi import memory as mem
 from xentui.engine.xen.abi.errno import EBUSY, EFAULT, EINVAL
 from xentui.engine.xen.audit import audit
 from xentui.engine.xen.domain import NO_FRAME, Vcpu
+from xentui.engine.xen.emul_priv_op import emulate_privileged_op
 from xentui.engine.xen.guest_access import GuestFault
 from xentui.engine.xen.page import L2, L3, PARTIAL, PARTIAL_SET, PINNED, VALIDATED
 
@@ -312,6 +313,26 @@ def test_no_hypercall_goes_on_long_behind_the_end_of_its_slice(width: int) -> No
         assert result == 0 and clock.time - start > 400_000 and len(over) - count > 10
     assert max(over) <= 10_000
     assert audit(guest.hv) == []
+
+
+@both
+def test_a_move_to_cr3_is_executed_again(width: int) -> None:
+    guest, top, _, _ = make_tree(width)
+    vcpu, ram64 = guest.vcpu, guest.hv.ram64
+    if width == 64:
+        top, below = guest.p2m[5], top
+        ram64[top << 9] = below << 12 | TABLE
+    old = vcpu.guest_table
+    guest.hv.preempt = lambda: True
+    guest.write(STACK, [0x90909090_90D8220F])  # mov %rax, %cr3
+    vcpu.q[RIP], vcpu.q[RAX] = STACK, top << 12
+    times = 0
+    while vcpu.q[RIP] == STACK:
+        vcpu.space.reads[STACK_PFN] = guest.p2m[STACK_PFN] << 12
+        assert vcpu.guest_table in (old, top)
+        assert emulate_privileged_op(vcpu) and audit(guest.hv) == []
+        times += 1
+    assert times > 5 and vcpu.q[RIP] == STACK + 3 and vcpu.guest_table == top
 
 
 # --- batches -------------------------------------------------------------------------------------------------------
