@@ -334,6 +334,10 @@ class RunLoop:
         """Has the vCPU had its time? By the slice's own end: a stop for who watches must change nothing."""
         return self.clock.position() >= self._slice_end
 
+    def slice_left(self) -> int:
+        """Half nanoseconds that the vCPU has left of its slice; none when it is over."""
+        return self._slice_end - self.clock.position()
+
     def _end_slice(self) -> None:
         self._slice, self._slice_end = None, 0
 
