@@ -79,7 +79,7 @@ class Machine(RunLoop):
         self.hv = Hypervisor(ram, frames, self.clock, self.trace)
         self.hv.wall_clock = wall_clock
         self.hv.reschedule = self.processor.stop
-        self.hv.preempt, self.hv.time_left = self.slice_over, self.time_left
+        self.hv.preempt, self.hv.slice_left = self.slice_over, self.slice_left
         self.hv.timers = time.TimerQueue(self.clock)
         self.hv.timers.reprogram = self._timer_set
         self.entry = Entry(self.hv, self.processor, direct_traps)

@@ -378,9 +378,9 @@ class RunLoop:
         """Has the vCPU had its time? By the slice's own end: a stop for who watches must change nothing."""
         return self.clock.position() >= self._slice_end
 
-    def time_left(self) -> int:
-        """Nanoseconds that the vCPU's slice has yet to go; negative when it should be over."""
-        return (self._slice_end - self.clock.position()) >> 1
+    def slice_left(self) -> int:
+        """Half nanoseconds that the vCPU has left of its slice; none when it is over."""
+        return self._slice_end - self.clock.position()
 
     def _end_slice(self) -> None:
         self._slice, self._slice_end = None, 0
