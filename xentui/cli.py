@@ -152,7 +152,7 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
         default="credit",
         help="who runs next: Xen's credit scheduler (default), or the paper's Borrowed Virtual Time",
     )
-    add("--core", metavar="DIR", default=".", help="where core files of crashed guests go (on_crash = coredump-...)")
+    add("--core", metavar="DIR", default=".", help="where cores of crashed guests go (on_crash = coredump-...)")
     add(
         "--audit",
         action="store_true",
