@@ -20,7 +20,7 @@ _GLOW = 0.6
 _INKS = ("blue", "orange", "green", "purple", "yellow")
 _DIGITS = {
     "0": "█▀█ █ █ ▀▀▀",
-    "1": " ▀█  █  ▀▀",
+    "1": "▀█   █  ▀▀▀",
     "2": "▀▀█ █▀▀ ▀▀▀",
     "3": "▀▀█ ▀▀█ ▀▀▀",
     "4": "█ █ ▀▀█   ▀",
@@ -129,7 +129,7 @@ Keys: **d D** one domain, or all
             return [[(" No ring was crossed yet.", "dim")]]
         lines = self._headline(domains, width, height)
         lane = _Lanes(width)
-        lines += lane.heads()
+        lines += lane.heads(any(way.source == 3 == way.target for each in domains for way in self._counts[each]))
         ways = {domain: sorted(self._counts[domain], key=lambda way: way.order) for domain in domains}
         spaced = len(lines) + sum(2 * len(ways[domain]) + 2 for domain in domains) <= height
         top = max((max(each.values()) for each in self._counts.values()), default=1)
@@ -197,11 +197,15 @@ class _Lanes:
         self.at = {3: 0, 1: step, 0: 2 * step}
         self.room = 2 * step + 1
 
-    def heads(self) -> list[Line]:
-        """The rings' names over their lines."""
-        names = {3: ("ring 3", "applications"), 1: ("ring 1", "32-bit kernel"), 0: ("ring 0", "Xen")}
+    def heads(self, wide: bool) -> list[Line]:
+        """The rings' names over their lines; `wide`: a 64-bit guest is there, whose kernel has ring 3."""
+        names = {
+            3: ("ring 3", "applications", "64-bit kernels"),
+            1: ("ring 1", "32-bit kernels", ""),
+            0: ("ring 0", "Xen", ""),
+        }
         lines: list[Line] = []
-        for row in range(2):
+        for row in range(3 if wide else 2):
             cells = [" "] * (self.LABEL + self.room + 14)
             for ring, at in self.at.items():
                 text = names[ring][row]
