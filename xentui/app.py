@@ -208,7 +208,7 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def tell(self, text: str, severity: Any = "information") -> None:
         """A line for the user."""
-        self.notify(plain(text).replace("�", " "), severity=severity, markup=False)
+        self.notify("\n".join(map(plain, text.splitlines())), severity=severity, markup=False)
 
     def _domain_ended(self, name: str, reason: str) -> None:
         crashed = reason in ("crash", "watchdog")
@@ -217,7 +217,7 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def _engine_failed(self, text: str, details: str) -> None:
         self.tell(
-            f"the engine's process has ended: {text}. What is on the screen stays; :goto leads back into the past, q leaves.",
+            f"the engine's process has ended: {text}. What is on the screen stays; :goto leads back, q leaves.",
             "error",
         )
         for line in details.splitlines():
