@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.style import Style
 
+from tests.tmux import Tmux, needed
 from xentui.screens.terminal import BACKGROUND, FOREGROUND, MOST_ANSWERS, SCROLL_BACK, Terminal
 
 STREAMS = sorted(path.name for path in (Path(__file__).parent / "streams").iterdir())
@@ -49,39 +46,12 @@ def fed(data: bytes, size: int = 2048) -> Terminal:
     return terminal
 
 
-class Tmux:
-    """The other terminal."""
-
-    def __init__(self, folder: Path) -> None:
-        self.base = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
-
-    def run(self, *arguments: str) -> str:
-        """A tmux command's output."""
-        done = subprocess.run([*self.base, *arguments], capture_output=True, timeout=30, check=True)
-        return done.stdout.decode()
-
-    def show(self, path: Path) -> None:
-        """Let tmux show a file's bytes as they are, and wait until it has."""
-        done = path.with_suffix(".done")
-        script = f"stty raw -echo; cat {path}; touch {done}; sleep 1000"
-        self.run("new-session", "-d", "-s", "t", "-x", "80", "-y", "24", script)
-        while not done.exists():
-            time.sleep(0.02)
-        before = None
-        while (now := self.run("capture-pane", "-p", "-t", "t")) != before:
-            before = now
-            time.sleep(0.1)
-
-
 @pytest.fixture
 def tmux(tmp_path: Path) -> Iterator[Tmux]:
-    if shutil.which("tmux") is None:
-        if os.environ.get("CI") == "true":
-            raise FileNotFoundError("tmux")
-        pytest.skip("there is no tmux here")
+    needed()
     server = Tmux(tmp_path)
     yield server
-    subprocess.run([*server.base, "kill-server"], capture_output=True, check=False)
+    server.close()
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 1.0])
@@ -244,7 +214,7 @@ def test_random_sequences(seed: int) -> None:
 
 def test_colours() -> None:
     terminal = fed(b"\x1b[31ma\x1b[1mb\x1b[0;38;5;208mc\x1b[38;2;1;2;3md\x1b[0;7me\x1b[0;8mf")
-    styles = {text: style for text, style in terminal.row(0)}
+    styles = dict(terminal.row(0))
     assert styles["a"].color != styles["b"].color
     assert styles["c"].color is not None and styles["c"].color.name == "#ff8700"
     assert styles["d"].color is not None and styles["d"].color.name == "#010203"

@@ -84,8 +84,6 @@ class XentuiApp(App[None], inherit_bindings=False):
         self.set_interval(1 / RATE, self.refresh_panes)
         for problem in self._problems:
             self.tell(problem, "warning")
-        if self.run_at_start:
-            self.attempt(self.engine.run)
 
     def _watch(self) -> None:
         """Hear the engine's descriptor."""
@@ -95,6 +93,9 @@ class XentuiApp(App[None], inherit_bindings=False):
     def _heard(self) -> None:
         """The engine has sent something."""
         self.feed.pump()
+        if self.run_at_start and self.feed.status is not None:
+            self.run_at_start = False
+            self.attempt(self.engine.run)
 
     def _unwatch(self) -> None:
         if self._watched >= 0:
