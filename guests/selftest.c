@@ -150,6 +150,7 @@ static const struct {
     {"timers", test_timers},
     {"grant table", test_grant_table},
     {"vcpu_info elsewhere", test_moved_vcpu_info},
+    {"FIFO event channels", test_fifo},
 };
 
 void guest_main(void)

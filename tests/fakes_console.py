@@ -7,19 +7,30 @@ virtual time each.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from xentui.config import GuestSpec, resolve_guest
 from xentui.engine import messages
-from xentui.engine.actions import Action, perform
+from xentui.engine.actions import Action
 from xentui.engine.machine import Machine, Stop
 from xentui.engine.trace import Kind
 from xentui.engine.views import Query, ViewError, look
 
 SLICE = 2_000_000
 """Virtual nanoseconds that a look at the engine lets it run."""
+PAUSE = 0.01
+"""Host seconds between two looks at a running machine: the tests' keys come in between."""
+
+_COUNTED = (
+    (Kind.HYPERCALL,),
+    (Kind.EXCEPTION, Kind.PAGE_FAULT, Kind.SOFTWARE_INTERRUPT, Kind.SYSCALL),
+    (Kind.DIRECT_TRAP,),
+    (Kind.EVENT_SEND, Kind.VIRQ),
+)
+"""Hypercalls, traps, direct traps, events."""
 
 
 class FakeConsoleLog:
@@ -51,8 +62,10 @@ class FakeEngine:
         self.breakpoints: dict[int, Any] = {}
         self.branches = [FakeBranch(0)]
         self.failure = ""
+        self._closed = False
         self._events: list[messages.Event] = []
         self._actions: list[tuple[int, Action]] = []
+        self._counts: dict[int, list[int]] = {}
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         self.running = False
@@ -66,12 +79,11 @@ class FakeEngine:
 
     def _build(self) -> None:
         self._quiet = False
+        self._counted, self._counts = 0, {}
         self.machine = Machine(sum(max(spec.memory, spec.maxmem) for spec in self.specs))
         self.machine.hv.on_log = self._logged
         self.machine.toolstack.on_output = self._output
-        self.machine.toolstack.on_end = lambda domain, reason: self._tell(
-            messages.Ended(domain.id, domain.name, reason, self.machine.now())
-        )
+        self.machine.toolstack.on_end = self._ended
         for spec in self.specs:
             self.machine.create(spec)
         self._send_status()
@@ -79,6 +91,10 @@ class FakeEngine:
     def _tell(self, event: messages.Event) -> None:
         if not self._quiet:
             self._events.append(event)
+
+    def _ended(self, domain: Any, reason: str) -> None:
+        self._tell(messages.Ended(domain.id, domain.name, reason, self.machine.now()))
+        self._logged(f"(XEN) {domain.name}: {reason}")
 
     def _logged(self, text: str) -> None:
         if not self._quiet:
@@ -100,6 +116,7 @@ class FakeEngine:
         """How things stand."""
         machine = self.machine
         vcpu = machine._current
+        self._count()
         return messages.Status(
             position=machine.now() * 2,
             time=machine.now(),
@@ -115,19 +132,24 @@ class FakeEngine:
             branch=self._branch,
             speed=self.speed,
             warp=self.warp,
+            failed=bool(self.failure),
         )
 
+    def _count(self) -> None:
+        """Count the records that are new since the last time."""
+        ring = self.machine.trace
+        for record in ring.latest(ring.head - self._counted):
+            counts = self._counts.setdefault(record.domain, [0, 0, 0, 0])
+            for at, kinds in enumerate(_COUNTED):
+                counts[at] += record.kind in kinds
+        self._counted = ring.head
+
     def _domain(self, domain: Any) -> messages.DomainStatus:
-        records = [record for record in self.machine.trace.latest(1 << 16) if record.domain == domain.id]
-        hypercalls = sum(record.kind == Kind.HYPERCALL for record in records)
-        direct = sum(record.kind == Kind.DIRECT_TRAP for record in records)
-        traps = sum(record.kind in (Kind.EXCEPTION, Kind.PAGE_FAULT, Kind.SYSCALL) for record in records)
-        events = sum(record.kind == Kind.EVENT_SEND for record in records)
         state = "p" if domain.paused else "r" if domain.vcpus[0].runstate == 0 else "b"
         return messages.DomainStatus(
             domain.id, domain.name, domain.width, "".join(c if c == state else "-" for c in "rbpscd"),
             len(domain.vcpus), domain.tot_pages, domain.max_pages, sum(v.runstate_time[0] for v in domain.vcpus),
-            hypercalls, traps, direct, events, self.machine.toolstack.services[domain.id].written,
+            *self._counts.get(domain.id, [0, 0, 0, 0]), self.machine.toolstack.services[domain.id].written,
         )  # fmt: skip
 
     def _send_status(self) -> None:
@@ -135,7 +157,8 @@ class FakeEngine:
         self._wake()
 
     def _wake(self) -> None:
-        os.write(self._write, b"x")
+        if not self._closed:
+            os.write(self._write, b"x")
 
     # --- the console's side ------------------------------------------------------------------------------------------
 
@@ -152,7 +175,8 @@ class FakeEngine:
                 self.running, self._stop = False, reason
                 self._why = "every domain has ended" if reason == Stop.FINISHED else "waits for input"
             self.end = max(self.end, self.machine.now())
-            self._send_status()
+            self._events.append(messages.StatusEvent(self.status))
+            asyncio.get_running_loop().call_later(PAUSE, self._wake)
         events, self._events = self._events, []
         return events
 
@@ -200,7 +224,7 @@ class FakeEngine:
         for when, action in self._actions:
             if when <= target:
                 self.machine.run(when)
-                perform(self.machine, action)
+                action.perform(self.machine)
         if target > self.machine.now():
             self.machine.run(target)
         self._quiet = False
@@ -220,8 +244,8 @@ class FakeEngine:
             for log in self.consoles.values():
                 log.pieces = [(when, data) for when, data in log.pieces if when <= now]
             self._events.append(messages.Branched(self._branch, self._branch - 1))
+        action.perform(self.machine)
         self._actions.append((now, action))
-        perform(self.machine, action)
         self._send_status()
 
     def run_back(self, until: Any = None) -> None:
@@ -245,6 +269,7 @@ class FakeEngine:
         self._wake()
 
     def close(self) -> None:
+        self._closed = True
         self.machine.close()
         for descriptor in (self._read, self._write):
             os.close(descriptor)

@@ -80,10 +80,13 @@ def test_patterns_match_bytes_and_lines() -> None:
 
 
 @pytest.mark.parametrize("guests", [(), ("hello64", "bench32")])
-def test_without_record_it_says_what_works(guests: tuple[str, ...]) -> None:
-    done = run(*guests)
-    assert done.status == 0 and done.errors == ""
-    assert f"xentui --record out.xtrace {' '.join(guests) or 'hello64'}\n" in done.console
+def test_the_console_needs_a_terminal(guests: tuple[str, ...]) -> None:
+    refused(run(*guests), "the console needs a terminal", "--record FILE")
+
+
+@pytest.mark.parametrize("option", [("--until", "x"), ("--for", "1s")])
+def test_limits_are_for_recording(option: tuple[str, str]) -> None:
+    refused(run("hello64", *option), option[0], "needs --record")
 
 
 def test_without_record_guests_are_looked_at_too(tmp_path: Path) -> None:

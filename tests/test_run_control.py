@@ -118,9 +118,9 @@ def with_idle_held(machine: Machine, until: int) -> None:
 
 WAYS: dict[str, Drive] = {
     "positions, few": by_positions(1, 3_000_000),
-    "positions, many": by_positions(2, 9_000),
+    "positions, many": by_positions(2, 40_000),
     "steps": by_steps(3, 400_000, 60),
-    "steps, short runs": by_steps(4, 3_000, 4),
+    "steps, short runs": by_steps(4, 30_000, 4),
     "host time": by_host_time,
     "idle held": with_idle_held,
 }

@@ -101,6 +101,25 @@ def test_a_reader_of_the_shared_buffer_sees_the_published_head() -> None:
     assert RECORD.unpack_from(buffer, trace.RING_HEADER_SIZE + 2 * RECORD_SIZE)[0] == 3
 
 
+@pytest.mark.parametrize("chunk_time", [0, 50])
+def test_many_rows_are_cut_as_single_ones_are(chunk_time: int) -> None:
+    chunks: tuple[list[bytes], list[bytes]] = ([], [])
+    single, many = (
+        TraceRing(16, flush=lambda rows, kept=kept: kept.append(bytes(rows)), chunk_time=chunk_time) for kept in chunks
+    )
+    time = 0
+    for count in (3, 5, 8, 1, 15, 16, 40, 2):
+        rows = [(time + 7 * number, RIP, Kind.MARK, 0, 1, number, 0, 0, 0, 0, 0) for number in range(count)]
+        for row in rows:
+            single.put(*row)
+        many.put_rows(b"".join(RECORD.pack(*row) for row in rows), rows[0][0], rows[-1][0])
+        time = rows[-1][0]
+        assert many.head == single.head and many.latest(16) == single.latest(16)
+    single.flush()
+    many.flush()
+    assert chunks[0] == chunks[1] and len(chunks[0]) > 5
+
+
 @pytest.mark.parametrize("capacity", [0, -1, 3, 100])
 def test_a_capacity_that_is_no_power_of_two_is_refused(capacity: int) -> None:
     with pytest.raises(ValueError, match="power of two"):
@@ -168,6 +187,11 @@ SHOWN: list[tuple[Record, int, str]] = [
         record(Kind.IRET, 0, 0x401000, 0x246, 0x7FFE, trace.rings(3, 3)),
         64,
         "iret to_rip=0x401000 flags=0x246 to_rsp=0x7ffe rings=3→0→3",
+    ),
+    (
+        record(Kind.CONTINUATION, 1, 0x1010, 1 | 1 << 31, 0, 0x7FF0),
+        64,
+        "continuation hypercall=mmu_update arg1=0x1010 arg2=0x80000001 arg3=0x0 arg4=0x7ff0",
     ),
     (
         record(Kind.EMULATED, trace.Instruction.WRITE_CR, 0x80000, 4),
@@ -254,7 +278,7 @@ SHOWN: list[tuple[Record, int, str]] = [
     (record(Kind.DOMAIN_SHUTDOWN, 0), 64, "domain_shutdown reason=poweroff"),
     (record(Kind.DOMAIN_CRASH, 3, 0x1000, 2), 64, "domain_crash reason=crash address=0x1000 error_code=0x2"),
     (record(Kind.DOMAIN_DESTROY, 0, 8192), 64, "domain_destroy pages=8192"),
-    (record(Kind.INJECT, 1, 2), 64, "inject fault=1 arg1=0x2 arg2=0x0 arg3=0x0 arg4=0x0 = 0"),
+    (record(Kind.INJECT, 1, 2), 64, "inject fault=fail arg1=0x2 arg2=0x0 arg3=0x0 struck=0 = 0"),
     (record(Kind.LOST, 0, 42), 64, "lost records=42"),
     (record(Kind.MARK, 7), 64, "mark mark=7"),
     (record(200, 1, 2), 64, "kind_200 number=0x1 a=0x2 b=0x0 c=0x0 d=0x0 = 0x0"),

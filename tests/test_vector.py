@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.command import record
 from tests.fakes import A, D, Guest, P, U, W, make_guest, make_hypervisor
 from xentui.engine.x86.paging import GLOBAL, PCD
-from xentui.engine.xen import page_type, vector
+from xentui.engine.xen import mmu_update, page_type, vector
 from xentui.engine.xen.audit import audit
+from xentui.engine.xen.hypervisor import Hypervisor
 from xentui.engine.xen.memory import do_memory_op
 from xentui.engine.xen.page import L1, PINNED
 from xentui.engine.xen.pte import GUEST_KERNEL
@@ -77,6 +78,114 @@ def test_ordinary_tables_go_the_vector_way(width: int) -> None:
     guest.hv.ram64[(mfn << 9) + 7] = mfn << 12 | P | W
     guest.hv.frames.type[mfn], guest.hv.frames.type_count[mfn] = L1, 1
     assert not vector.promote_l1(guest.domain, mfn)
+
+
+# --- batches of mmu_update -----------------------------------------------------------------------------------------
+
+
+class SliceClock:
+    """Virtual time that passes as the hypervisor's work is charged, with a slice that ends."""
+
+    def __init__(self, hv: Hypervisor, slice_ns: int) -> None:
+        self.time, self.deadline = 1000, 1000 + slice_ns
+        hv.clock = self
+        hv.preempt, hv.slice_left = lambda: self.time >= self.deadline, lambda: 2 * (self.deadline - self.time)
+
+    def now(self) -> int:
+        return self.time
+
+    def position(self) -> int:
+        return 2 * self.time
+
+    def charge(self, ns: int) -> None:
+        self.time += ns
+
+    def set_deadline(self, position: int) -> None:
+        self.deadline = position // 2
+
+    def skip_to(self, position: int) -> None:
+        self.time = max(self.time, position // 2)
+
+
+REQUESTS = 50 << 12
+FRAMES = 54
+Batch = list[tuple[int, int, int, int]]
+
+
+def apply(width: int, batch: Batch, odd: dict[int, int], slice_ns: int, start: int, vectors: bool) -> list[Any]:
+    """What a batch of mmu_update leaves behind: `batch` has the slot, the page, the flags and the command of each."""
+    guest = make_guest(make_hypervisor(640), 1, width, pages=64, loose=2)
+    other = make_guest(guest.hv, 2, width)
+    SliceClock(guest.hv, slice_ns)
+    guest.domain.lazy_nx.update((guest.tables["l1"] << 9) + slot for slot in range(100, 400, 3))
+    table = guest.tables["l1"] << 12
+    requests: list[int] = []
+    for number, (slot, page, flags, command) in enumerate(batch):
+        pointer, value = table + 8 * slot | command, guest.p2m[page] << 12 | flags
+        case = odd.get(number)
+        if case is not None:
+            pointer, value = (
+                (pointer, table | P | W | U),  # its own table, writable
+                (pointer, other.p2m[9] << 12 | P),
+                (pointer, guest.hv.frames.count << 12 | P),
+                (pointer, value | P | PCD),
+                (guest.tables["l2"] << 12 | 8 * 100, 0),
+                (other.tables["l1"] << 12, 0),
+                (pointer | 7, value),
+                (guest.p2m[page] << 12 | 1, 77),
+                (guest.p2m[50] << 12 | 8 * 200, 5),
+                (table + 8 * 50, 0),  # the list's own page goes away
+                (pointer, guest.p2m[4] << 12 | P | W | U),  # a page nobody has used yet
+                (1 << 63 | pointer, value),
+            )[case]
+        requests += [pointer, value]
+    guest.write(REQUESTS + start, requests)
+    with patch.object(vector, "ready", return_value=vectors):
+        result = mmu_update.do_mmu_update(guest.vcpu, REQUESTS + start, len(batch), 40 << 12, 0x7FF0)
+    hv, q = guest.hv, guest.vcpu.q
+    trace = hv.trace.latest(1000)
+    registers = [q[register] for register in range(17)]
+    return [result, guest.read(40 << 12, 1, "I"), hv.clock.now(), trace, registers, state(guest), guest.domain.lazy_nx]
+
+
+ENTRIES = st.tuples(
+    st.integers(60, 500), st.integers(6, FRAMES), st.sampled_from([*FLAGS, 1 << 40]), st.sampled_from([0, 0, 0, 2, 3])
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    width=st.sampled_from([32, 64]),
+    batch=st.one_of(
+        st.lists(ENTRIES, min_size=30, max_size=120),
+        st.lists(ENTRIES, min_size=30, max_size=120, unique_by=lambda entry: entry[0]),
+        st.lists(ENTRIES, min_size=30, max_size=45, unique_by=(lambda entry: entry[0], lambda entry: entry[1])),
+    ),
+    odd=st.dictionaries(st.integers(0, 119), st.integers(0, 11), max_size=2),
+    slice_ns=st.sampled_from([0, 200, 2500, 4000, 5999, 6000, 1 << 30]),
+    start=st.sampled_from([0, 8, 16, 1024, 3072]),
+)
+def test_batches_do_the_same(width: int, batch: Batch, odd: dict[int, int], slice_ns: int, start: int) -> None:
+    one, other = (apply(width, batch, odd, slice_ns, start, vectors) for vectors in (False, True))
+    assert one == other
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_ordinary_batches_go_the_vector_way(width: int) -> None:
+    guest = make_guest(make_hypervisor(640), 1, width)
+    SliceClock(guest.hv, 1 << 30)
+    table = guest.tables["l1"] << 12
+    requests = [word for slot in range(60, 300) for word in (table + 8 * slot, guest.entry(slot % 50 + 10))]
+    guest.write(REQUESTS, requests)
+    assert vector.update(guest.vcpu, REQUESTS, 240) == 240
+    assert vector.update(guest.vcpu, REQUESTS, 31) == 0
+    assert guest.hv.trace.head == 240 and audit(guest.hv) == []
+    for slot in range(60, 300):
+        assert guest.hv.ram64[(table >> 3) + slot] >> 12 & 0xFFFFF == guest.p2m[slot % 50 + 10]
+    SliceClock(guest.hv, 60 * 100)
+    assert vector.update(guest.vcpu, REQUESTS, 240) == 101
+    guest.hv.preempt = lambda: True
+    assert vector.update(guest.vcpu, REQUESTS, 240) == 0
 
 
 def test_recordings_do_not_depend_on_it(xtrace: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from xentui.config import resolve_guest
 from xentui.engine.machine import Machine
 from xentui.engine.views import ViewError, look
-from xentui.engine.views.find import flags_of, translate
+from xentui.engine.views.find import translate
 from xentui.engine.x86 import state as s
 from xentui.engine.x86.paging import ACCESSED, USER
 
@@ -51,7 +51,7 @@ def test_lazy_condition_codes_of_a_copy_are_those_of_the_processor(machine: Mach
     for operation in (14, 15, 16, 17):  # SUB of each size
         for source, result in ((1, 0), (5, -3 & s.MASK64), (1 << 62, 1 << 61)):
             i[s.CC_OP], q[s.CC_SRC], q[s.CC_DST] = operation, source, result
-            assert flags_of(s.State.of(processor.state.save())) == processor.read_flags()
+            assert processor.flags_of(s.State.of(processor.state.save())) == processor.read_flags()
     processor.state.load(kept)
 
 

@@ -9,9 +9,11 @@ import pytest
 
 from tests.pane_app import FakeRecords, PaneApp
 from xentui.config import resolve_guest
+from xentui.engine.actions import Action
 from xentui.engine.machine import Machine
 from xentui.engine.views import ViewError, look
 from xentui.engine.xen.event_channel import UNBOUND
+from xentui.engine.xen.event_fifo import Fifo
 from xentui.screens.events import EventsPane
 from xentui.screens.pane import Pane
 from xentui.screens.port_history import port_history
@@ -99,5 +101,57 @@ def test_the_pane(machine: Machine, size: tuple[int, int]) -> None:
             assert isinstance(goto, Pane.Goto) and isinstance(who, Pane.WhoWrote)
             assert who.what == ("port", 2, 2) and goto.record is not None
             assert all(len(line) <= size[0] for line in app.screen_text().splitlines())
+
+    asyncio.run(run())
+
+
+def test_fifo_queues_are_shown_in_order(machine: Machine) -> None:
+    domain = machine.domains[0]
+    vcpu, events = domain.vcpus[0], domain.events
+    first = [events.alloc_unbound_for(2) for _ in range(3)]
+    free = [mfn for mfn in machine.hv.frames.owned_by(1) if not machine.hv.frames.type_count[mfn]][:2]
+    assert events.init_control(0, free[0], 0) == 0
+    assert isinstance(events.abi, Fifo) and events.abi.expand(free[1]) == 0
+    for port in first:
+        events.unmask(port)
+    events.set_priority(first[2], 2)
+    for port in first:
+        events.set_pending(port)
+    bits = look(machine, "events.bitmaps", domain=1)
+    assert bits["abi"] == "FIFO" and bits["vcpus"][0]["queues"] == {7: first[:2], 2: first[2:]}
+    rows = {row["port"]: row for row in look(machine, "events.ports", domain=1)}
+    assert [rows[port]["pending"] for port in first] == [True] * 3
+    assert [rows[port]["priority"] for port in first] == [7, 7, 2]
+    machine.hv.ram32[events.abi._word(first[1])] |= first[0]
+    assert look(machine, "events.bitmaps", domain=1)["vcpus"][0]["queues"][7] == first[:2], "a guest's loop ends"
+    vcpu.domain.events.abi.mask(first[0])
+    assert events.abi.is_masked(first[0])
+
+    async def run() -> None:
+        app = PaneApp(machine, EventsPane())
+        async with app.run_test(size=(78, 22)) as pilot:
+            app.pane.domain = 1  # type: ignore[attr-defined]
+            await pilot.pause()
+            assert f"queue 7  {first[0]} → {first[1]}" in app.update()
+
+    asyncio.run(run())
+
+
+def test_keys_act_on_the_port(machine: Machine) -> None:
+    async def run() -> None:
+        app = PaneApp(machine, EventsPane())
+        async with app.run_test(size=(78, 22)) as pilot:
+            app.update()
+            await pilot.press("p", "k", "u")
+            await pilot.pause()
+            actions = [message.action for message in app.posted if isinstance(message, Pane.Act)]
+            assert actions == [Action(kind, "hello32", (1,)) for kind in ("send", "mask", "unmask")]
+            abi = machine.domains[1].events.abi
+            machine.apply(actions[1])
+            assert abi.is_masked(1)
+            machine.apply(actions[0])
+            assert abi.is_pending(1)
+            machine.apply(actions[2])
+            assert not abi.is_masked(1)
 
     asyncio.run(run())

@@ -180,7 +180,17 @@ def test_xenalyze_reads_linux(xenalyze: str, kernels: Kernels, tmp_path: Path) -
     """Debian's Linux on two vCPUs, to its /init and off."""
     done = record(
         tmp_path / "linux.xtrace",
-        *(kernels.linux, "--ramdisk", kernels.initramfs, "--cmdline", "console=hvc0", "--memory", "256", "--vcpus", "2"),
+        *(
+            kernels.linux,
+            "--ramdisk",
+            kernels.initramfs,
+            "--cmdline",
+            "console=hvc0",
+            "--memory",
+            "256",
+            "--vcpus",
+            "2",
+        ),
         *("--until", "reboot: Power down|Run /init"),
     )
     exported = tmp_path / "linux.xen"

@@ -40,6 +40,7 @@ class XentuiApp(App[None], inherit_bindings=False):
     COMMAND_PALETTE_BINDING = "f20"
     """The table has the palette's key; Textual wants one of its own."""
     CSS = """
+    ToastRack { margin-bottom: 2; }
     Toast { background: $surface; border-left: thick $primary; padding: 0 1; }
     Toast.-warning { border-left: thick $accent; }
     Toast.-error { border-left: thick $error; }
@@ -83,27 +84,18 @@ class XentuiApp(App[None], inherit_bindings=False):
         self.set_interval(1 / RATE, self.refresh_panes)
         for problem in self._problems:
             self.tell(problem, "warning")
-        if self.run_at_start:
-            self.attempt(self.engine.run)
 
     def _watch(self) -> None:
-        """Hear the engine's descriptor; it changes when history is travelled."""
-        descriptor = self.engine.fileno()
-        if descriptor == self._watched:
-            return
-        loop = asyncio.get_running_loop()
-        if self._watched >= 0:
-            loop.remove_reader(self._watched)
-        if descriptor >= 0:
-            loop.add_reader(descriptor, self._heard)
-        self._watched = descriptor
+        """Hear the engine's descriptor."""
+        self._watched = self.engine.fileno()
+        asyncio.get_running_loop().add_reader(self._watched, self._heard)
 
     def _heard(self) -> None:
         """The engine has sent something."""
         self.feed.pump()
-        self._watch()
-        if self.feed.failure:
-            self._unwatch()
+        if self.run_at_start and self.feed.status is not None:
+            self.run_at_start = False
+            self.attempt(self.engine.run)
 
     def _unwatch(self) -> None:
         if self._watched >= 0:
@@ -217,7 +209,7 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def tell(self, text: str, severity: Any = "information") -> None:
         """A line for the user."""
-        self.notify(plain(text).replace("�", " "), severity=severity, markup=False)
+        self.notify("\n".join(map(plain, text.splitlines())), severity=severity, markup=False)
 
     def _domain_ended(self, name: str, reason: str) -> None:
         crashed = reason in ("crash", "watchdog")
@@ -225,7 +217,10 @@ class XentuiApp(App[None], inherit_bindings=False):
         self.tell(f"{name} {words}", "error" if crashed else "information")
 
     def _engine_failed(self, text: str, details: str) -> None:
-        self.tell(f"the engine's process has ended: {text}. What is on the screen stays; q leaves.", "error")
+        self.tell(
+            f"the engine's process has ended: {text}. What is on the screen stays; :goto leads back, q leaves.",
+            "error",
+        )
         for line in details.splitlines():
             self.engine.log.append((self.feed.status.time if self.feed.status else 0, line))
 

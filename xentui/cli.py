@@ -9,7 +9,7 @@ import textwrap
 from typing import TYPE_CHECKING, NoReturn
 
 from xentui import __version__
-from xentui.record import EXIT_LIMIT, EXIT_OK, EXIT_USAGE, record
+from xentui.record import EXIT_LIMIT, EXIT_USAGE, record
 
 if TYPE_CHECKING:
     from xentui.config import GuestSpec
@@ -27,6 +27,7 @@ found something, 2 for a bad command line, configuration or image, 3 when a limi
 could ever happen again.
 
 examples:
+  xentui
   xentui --record hello.xtrace hello64 --input 'poweroff\\n'
   xentui --record grub.xtrace /usr/lib/grub-xen/grub-x86_64-xen.bin --input 'help\\nhalt\\n'
   xentui export hello.xtrace --format perfetto -o hello.json
@@ -96,6 +97,16 @@ def _typed(text: str) -> bytes:
     return data.replace(b"\r\n", b"\r").replace(b"\n", b"\r")
 
 
+def _fault(text: str) -> tuple[int, str]:
+    """`[AT:]FAULT`: virtual ns and the fault's text."""
+    from xentui.engine.faults import FaultError, split_time
+
+    try:
+        return split_time(text)
+    except FaultError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def build_parser(guests: list[str]) -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = _Parser(
@@ -108,6 +119,7 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("guests", nargs="*", metavar="GUEST", help="what to run; see below")
     add("--record", metavar="FILE", help="run without the console and write a recording")
+    add("--replay", metavar="FILE", help="the console on a recording, paused at its start")
     add("--until", metavar="REGEX", type=_pattern, help="stop when a guest's console matches")
     add("--for", metavar="TIME", type=_duration, dest="limit", help="stop after that much virtual time (20ms, 3s)")
     add(
@@ -141,7 +153,7 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
         default="credit",
         help="who runs next: Xen's credit scheduler (default), or the paper's Borrowed Virtual Time",
     )
-    add("--core", metavar="DIR", default=".", help="where core files of crashed guests go (on_crash = coredump-...)")
+    add("--core", metavar="DIR", default=".", help="where cores of crashed guests go (on_crash = coredump-...)")
     add(
         "--audit",
         action="store_true",
@@ -154,6 +166,15 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
         default=[],
         help="UNSAFE, for lectures: the page tables of the guest NAME are not checked, so that it can take over the "
         "machine; may be repeated",
+    )
+    add(
+        "--inject",
+        metavar="[AT:]FAULT",
+        action="append",
+        type=_fault,
+        default=[],
+        help="break something, at a virtual time or at the start: 20ms:'fail hello32 mmu_update -ENOMEM every 3'; "
+        "may be repeated; see docs/faults.md",
     )
     add("--no-direct-trap", action="store_true", help="32-bit guests' int 0x80 goes through the hypervisor")
     add("--version", action="version", version=f"xentui {__version__}")
@@ -170,8 +191,10 @@ def run(arguments: list[str]) -> int:
         return export(arguments[1:])
     try:
         options = build_parser(built_in_guests()).parse_args(arguments)
+        if options.record is not None and options.replay is not None:
+            raise UsageError("--record and --replay exclude each other")
         if options.record is None:
-            return _introduce(options)
+            return _console(options)
         if not options.guests:
             raise UsageError("--record needs a guest to run; see xentui --help")
         specs = _specifications(options)
@@ -207,6 +230,8 @@ def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
         spec.validated = spec.name not in options.no_validator
         specs.append(spec)
     names = [spec.name for spec in specs]
+    for _, text in options.inject:
+        _check_fault(text, names)
     for name in options.no_validator:
         if name not in names:
             raise UsageError(f"--no-validator {name}: no guest has that name; there is {', '.join(names) or 'none'}")
@@ -217,6 +242,16 @@ def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
     return specs
 
 
+def _check_fault(text: str, names: list[str]) -> None:
+    """Is this a fault, and one of these guests'?"""
+    from xentui.engine.faults import FaultError, parse
+
+    try:
+        parse(text, names)
+    except FaultError as error:
+        raise UsageError(f"--inject {text!r}: {error}") from None
+
+
 def _unique(name: str, taken: list[str]) -> str:
     """A name that no earlier guest has: `hello64`, then `hello64-2`."""
     candidate, number = name, 2
@@ -225,14 +260,17 @@ def _unique(name: str, taken: list[str]) -> str:
     return candidate
 
 
-def _introduce(options: argparse.Namespace) -> int:
-    """Without --record: say what the console will show, and how to record meanwhile."""
-    _specifications(options)
-    named = " ".join(options.guests) or "hello64"
-    print(
-        "xentui: Xen you can see.\n\n"
-        "The console will show domains, their consoles, the live trace of hypercalls and ring crossings, event\n"
-        "channels, page tables and the scheduler. It is not built yet. What works now is recording:\n\n"
-        f"    xentui --record out.xtrace {named}\n"
-    )
-    return EXIT_OK
+def _console(options: argparse.Namespace) -> int:
+    """Without --record: the console, on the guests named or on the built-in demonstration."""
+    from xentui.console import DEMONSTRATION, replay, show
+
+    if options.replay is not None:
+        if options.guests:
+            raise UsageError("--replay runs the guests that are in the recording; name no others")
+        return replay(options.replay)
+    if not options.guests:
+        options.guests = list(DEMONSTRATION)
+    for option in ("until", "limit"):
+        if getattr(options, option) is not None:
+            raise UsageError(f"--{'for' if option == 'limit' else option} needs --record; see xentui --help")
+    return show(options, _specifications(options))

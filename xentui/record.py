@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from xentui.config import GuestSpec
+    from xentui.engine.actions import Action
     from xentui.engine.machine import Machine
+    from xentui.engine.setup import Setup
     from xentui.engine.xen.domain import Domain
     from xentui.recording.writer import RecordingWriter
 
@@ -27,13 +29,14 @@ _SHOW_SECONDS = 2.0
 
 def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
     """Run `specs` as the options say; the exit status."""
-    from xentui.config import ConfigError, total_memory
-    from xentui.engine.machine import Machine
+    from xentui.config import ConfigError
+    from xentui.engine.build import build_machine
     from xentui.engine.x86.unicorn_api import UnicornMismatchError
     from xentui.engine.xen.elf import ImageError
     from xentui.engine.xen.page import OutOfMemory
     from xentui.recording.format import RecordingError
     from xentui.recording.writer import RecordingWriter, check_path
+    from xentui.session import Images, header
 
     writer: RecordingWriter | None = None
 
@@ -43,21 +46,16 @@ def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
 
     try:
         check_path(options.record)
-        machine = Machine(
-            total_memory(specs),
-            pace=options.pace,
-            scheduler=options.sched,
-            seed=options.seed,
-            direct_traps=not options.no_direct_trap,
-            flush=flush,
-            **({"wall_clock": time.time_ns()} if options.pace == "fast" else {}),
-        )
+        setup = make_setup(options, specs)
+        machine = build_machine(setup, flush=flush)
         machine.audited = options.audit
         machine.toolstack.core_folder = Path(options.core)
-        domains = [machine.create(spec) for spec in specs]
-        writer = RecordingWriter(options.record, _header(options, machine, specs, domains))
+        domains, images = machine.domains, Images(setup.images)
+        ends = {"until": options.until.pattern.decode() if options.until else None, "for": options.limit}
+        writer = RecordingWriter(options.record, header(setup, machine, images) | ends)
         with writer:
-            status, summary = _Session(options, machine, domains, writer).run()
+            writer.images(images.contents)
+            status, summary = _Session(options, machine, domains, writer).run(setup)
             machine.trace.flush()
             writer.close(summary)
         return status
@@ -66,51 +64,29 @@ def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
         return EXIT_USAGE
 
 
-def _header(
-    options: argparse.Namespace, machine: Machine, specs: list[GuestSpec], domains: list[Domain]
-) -> dict[str, object]:
-    """All that the run depends on, and nothing else."""
-    import hashlib
+def make_setup(options: argparse.Namespace, specs: list[GuestSpec]) -> Setup:
+    """What the run depends on, from the command line."""
+    from xentui.engine.setup import Setup
 
-    from xentui.engine.clock import BYTES_PER_NS
+    typist = (options.input, options.prompt and options.prompt.pattern) if options.input else None
+    return Setup(
+        specs,
+        pace=options.pace,
+        scheduler=options.sched,
+        seed=options.seed,
+        direct_traps=not options.no_direct_trap,
+        typist=typist,
+        actions=_injections(options.inject),
+    )
 
-    def digest(path: object) -> str | None:
-        if path is None:
-            return None
-        with open(str(path), "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
 
-    guests = [
-        {
-            "name": spec.name,
-            "kernel": spec.kernel.name,
-            "kernel_sha256": digest(spec.kernel),
-            "ramdisk_sha256": digest(spec.ramdisk),
-            "memory": spec.memory,
-            "maxmem": spec.maxmem,
-            "vcpus": spec.vcpus,
-            "cmdline": spec.cmdline,
-            "cpu_weight": spec.cpu_weight,
-            "cap": spec.cap,
-            "on_poweroff": spec.on_poweroff,
-            "on_reboot": spec.on_reboot,
-            "on_crash": spec.on_crash,
-            "validated": spec.validated,
-        }
-        for spec in specs
-    ]
-    return {
-        "guests": guests,
-        "domains": [{"id": domain.id, "name": domain.name, "width": domain.width} for domain in domains],
-        "pace": options.pace,
-        "scheduler": options.sched,
-        "seed": options.seed,
-        "direct_traps": not options.no_direct_trap,
-        "clock": {"unit": "bytes of guest code", "bytes_per_ns": BYTES_PER_NS},
-        "wall_clock": machine.hv.wall_clock,
-        "until": options.until.pattern.decode() if options.until else None,
-        "for": options.limit,
-    }
+def _injections(faults: list[tuple[int, str]]) -> list[tuple[int, Action]]:
+    """What --inject says, by position."""
+    if not faults:
+        return []
+    from xentui.engine.actions import Action
+
+    return [(at << 1, Action("inject", None, (text,))) for at, text in sorted(faults)]
 
 
 class _Session:
@@ -138,10 +114,14 @@ class _Session:
         if options.input:
             self.typist = Typist(machine, domains[0].name, options.input, options.prompt, self.typed)
 
-    def run(self) -> tuple[int, dict[str, object]]:
+    def run(self, setup: Setup) -> tuple[int, dict[str, object]]:
         """Run to the end or a limit; exit status and the recording's summary."""
         from xentui.engine.machine import Stop
 
+        if setup.actions:
+            self.machine.on_action = self.acted
+            for position, action in setup.actions:
+                self.machine.schedule(position, action)
         # what is built stays, and the trap path makes no cycles: let the collector look less often
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
@@ -172,6 +152,7 @@ class _Session:
         return status, {
             "reason": reason,
             "virtual_ns": self.machine.now(),
+            "position": self.machine.position,
             "records": self.machine.trace.head,
             "hypercalls": entry.hypercalls,
             "traps": entry.traps,
@@ -210,6 +191,12 @@ class _Session:
         now = self.machine.now()
         self.writer.input(now, domain.id, data)
         self.writer.console(now, domain.id, 1, data)
+
+    def acted(self, position: int, action: Action) -> None:
+        """Something was injected: a run from this recording does it again."""
+        from xentui.session import Images, action_to_plain
+
+        self.writer.action(position >> 1, position, action_to_plain(action, Images({})))
 
     def ended(self, domain: Domain, reason: str) -> None:
         """A domain has shut down."""

@@ -1,37 +1,30 @@
 """A run as a recording holds it, and a recording as a run: what a header says, and a `Setup` from one.
 
-    python -m xentui.session FILE < JOB        run a session again, without a console, and record it (Engine.save)
+python -m xentui.session FILE < JOB        run a session again, without a console, and record it (Engine.save)
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xentui.config import GuestSpec
-from xentui.engine.messages import Setup
+from xentui.config import GuestSpec, total_memory
+from xentui.engine.setup import Setup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+    from xentui.engine.actions import Action
     from xentui.engine.machine import Machine
+    from xentui.engine.messages import Acted
+    from xentui.engine.reports import Reporter
     from xentui.engine.xen.domain import Domain
+    from xentui.recording.writer import RecordingWriter
 
-_GUEST_FIELDS = (
-    "name",
-    "memory",
-    "maxmem",
-    "vcpus",
-    "cmdline",
-    "on_poweroff",
-    "on_reboot",
-    "on_crash",
-    "on_watchdog",
-    "on_soft_reset",
-    "validated",
-)
+_ELSEWHERE = ("kernel", "ramdisk", "builtin", "source", "warnings")
+_GUEST_FIELDS = tuple(field.name for field in fields(GuestSpec) if field.name not in _ELSEWHERE)
+"""What a header says of a guest as it is."""
 
 
 class Images:
@@ -59,21 +52,12 @@ def header(setup: Setup, machine: Machine, images: Images) -> dict[str, Any]:
     """All that the run depends on, and nothing else."""
     from xentui.engine.clock import BYTES_PER_NS
 
-    guests = [
-        {
-            "kernel": spec.kernel.name,
-            "kernel_sha256": images.digest(spec.kernel),
-            "ramdisk": spec.ramdisk.name if spec.ramdisk else None,
-            "ramdisk_sha256": images.digest(spec.ramdisk),
-            **{field: getattr(spec, field) for field in _GUEST_FIELDS},
-        }
-        for spec in setup.specs
-    ]
+    guests = [guest_to_plain(spec, images) for spec in setup.specs]
     typed, prompt = setup.typist or (None, None)
     return {
         "guests": guests,
         "domains": [_described(domain) for domain in machine.domains],
-        "memory": setup.memory,
+        "memory": setup.memory or total_memory(setup.specs),
         "pace": setup.pace,
         "seed": setup.seed,
         "direct_traps": setup.direct_traps,
@@ -98,12 +82,48 @@ def _bytes(text: str | None) -> bytes | None:
     return None if text is None else text.encode("latin-1")
 
 
+def action_to_plain(action: Action, images: Images) -> dict[str, Any]:
+    """An action as JSON holds it: bytes as `{"bytes": "…"}`, a guest as `{"guest": {…}}`."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, bytes):
+            return {"bytes": _characters(value)}
+        if isinstance(value, GuestSpec):
+            return {"guest": guest_to_plain(value, images)}
+        return value
+
+    return {"kind": action.kind, "domain": action.domain, "arguments": [plain(value) for value in action.arguments]}
+
+
+def action_from_plain(value: dict[str, Any], guests: Guests) -> Action:
+    """The action again. Raises KeyError, TypeError, ValueError."""
+
+    from xentui.engine.actions import Action
+
+    def argument(plain: Any) -> Any:
+        if not isinstance(plain, dict):
+            return plain
+        return guests.spec(plain["guest"]) if "guest" in plain else _bytes(plain["bytes"])
+
+    return Action(value["kind"], value["domain"], tuple(argument(plain) for plain in value["arguments"]))
+
+
+def guest_to_plain(spec: GuestSpec, images: Images) -> dict[str, Any]:
+    """What a domain is made from, its files by their names and digests."""
+    return {
+        "kernel": spec.kernel.name,
+        "kernel_sha256": images.digest(spec.kernel),
+        "ramdisk": spec.ramdisk.name if spec.ramdisk else None,
+        "ramdisk_sha256": images.digest(spec.ramdisk),
+        **{field: getattr(spec, field) for field in _GUEST_FIELDS},
+    }
+
+
 # --- a recording as a run ---------------------------------------------------------------------------------------------
 
 
 def setup_from_recording(path: str) -> Setup:
     """The run that a recording holds, to be run again. Raises RecordingError, one line, where that cannot be."""
-    from xentui.engine.actions import Action
     from xentui.recording.format import RecordingError
     from xentui.recording.reader import Recording
 
@@ -112,21 +132,23 @@ def setup_from_recording(path: str) -> Setup:
         if head.get("pace") != "exact":
             raise RecordingError(f"{path}: recorded in the fast pace, which cannot be run again: record it exactly")
         try:
-            specs, images = _guests(path, head["guests"], recording.images())
+            guests = Guests(path, recording.images())
             typed = _bytes(head["input"])
             setup = Setup(
-                specs,
+                [guests.spec(guest) for guest in head["guests"]],
                 memory=head["memory"],
                 seed=head["seed"],
                 direct_traps=head["direct_traps"],
                 scheduler=head["scheduler"],
                 wall_clock=head["wall_clock"],
                 typist=None if typed is None else (typed, _bytes(head["prompt"])),
-                images=images,
             )
-            setup.actions = [(found.position, Action.from_plain(found.action)) for found in recording.actions()]
+            setup.actions = [(found.position, action_from_plain(found.action, guests)) for found in recording.actions()]
+            setup.images = guests.images
         except (KeyError, TypeError, ValueError) as error:
-            raise RecordingError(f"{path}: the recording does not say all that running it again needs: {error}") from None
+            raise RecordingError(
+                f"{path}: the recording does not say all that running it again needs: {error}"
+            ) from None
         setup.end_records = len(recording)
         summary = recording.summary or {}
         last = int(recording.columns("time", -1)[0]) if len(recording) else 0
@@ -135,29 +157,29 @@ def setup_from_recording(path: str) -> Setup:
         return setup
 
 
-def _guests(path: str, guests: Iterable[dict[str, Any]], kept: dict[str, bytes]) -> tuple[list[GuestSpec], dict[str, bytes]]:
-    """The guests of a header, and their images by the paths that stand for them."""
-    from xentui.recording.format import RecordingError
+class Guests:
+    """The guests of a recording, made again; `images` has their files by the paths that stand for them."""
 
-    specs = []
-    images: dict[str, bytes] = {}
+    def __init__(self, path: str, kept: dict[str, bytes]) -> None:
+        self._path, self._kept = path, kept
+        self.images: dict[str, bytes] = {}
 
-    def placed(name: str | None, digest: str | None) -> Path | None:
-        if name is None or digest is None:
-            return None
-        if digest not in kept:
-            raise RecordingError(f"{path}: {name} is not in the recording (it was cut off): it cannot be run again")
+    def spec(self, guest: dict[str, Any]) -> GuestSpec:
+        """A guest as `guest_to_plain` gave it. Raises KeyError, TypeError, RecordingError."""
+        kernel = self._file(guest["kernel"], guest["kernel_sha256"])
+        ramdisk = self._file(guest["ramdisk"], guest["ramdisk_sha256"]) if guest["ramdisk"] else None
+        return GuestSpec(kernel=kernel, ramdisk=ramdisk, **{field: guest[field] for field in _GUEST_FIELDS})
+
+    def _file(self, name: str, digest: str) -> Path:
+        from xentui.recording.format import RecordingError
+
+        if digest not in self._kept:
+            raise RecordingError(
+                f"{self._path}: {name} is not in it (the recording was cut off early): it cannot be run again"
+            )
         place = Path(digest[:16]) / name
-        images[str(place)] = kept[digest]
+        self.images[str(place)] = self._kept[digest]
         return place
-
-    for guest in guests:
-        kernel = placed(guest["kernel"], guest["kernel_sha256"])
-        if kernel is None:
-            raise KeyError("kernel")
-        ramdisk = placed(guest["ramdisk"], guest["ramdisk_sha256"])
-        specs.append(GuestSpec(kernel=kernel, ramdisk=ramdisk, **{field: guest[field] for field in _GUEST_FIELDS}))
-    return specs, images
 
 
 # --- a session as a recording -----------------------------------------------------------------------------------------
@@ -169,14 +191,12 @@ def save(setup: Setup, actions: list[tuple[int, Any]], end_position: int, path: 
     Raises RecordingError, ImageError, ConfigError, OutOfMemory.
     """
     from xentui.engine.build import build_machine
+    from xentui.engine.machine import Stop
     from xentui.engine.reports import Reporter
     from xentui.recording.writer import RecordingWriter
 
-    writer: RecordingWriter | None = None
-
     def flush(rows: memoryview) -> None:
-        if writer is not None:
-            writer.trace_chunk(rows)
+        writer.trace_chunk(rows)
 
     machine = build_machine(setup, flush=flush)
     reporter = Reporter(machine)
@@ -184,10 +204,12 @@ def save(setup: Setup, actions: list[tuple[int, Any]], end_position: int, path: 
     images = Images(setup.images)
     with RecordingWriter(path, header(setup, machine, images)) as writer:
         writer.images(images.contents)
-        ends = _Recorder(writer, reporter)
+        ends = _Recorder(writer, reporter, images)
         for position, action in actions:
             machine.schedule(position, reporter.announced(action))
         reason = machine.run(until_position=end_position)
+        if not machine.toolstack.alive:
+            reason = Stop.FINISHED
         machine.trace.flush()
         entry = machine.entry
         writer.close(
@@ -207,8 +229,9 @@ def save(setup: Setup, actions: list[tuple[int, Any]], end_position: int, path: 
 class _Recorder:
     """Writes what is told of a machine's history into a recording."""
 
-    def __init__(self, writer: Any, reporter: Any) -> None:
-        self.writer = writer
+    def __init__(self, writer: RecordingWriter, reporter: Reporter, images: Images) -> None:
+        self.writer, self.images = writer, images
+        self.machine = reporter.machine
         self.ends: list[dict[str, Any]] = []
         reporter.on_event = self._event
 
@@ -222,10 +245,21 @@ class _Recorder:
             self.writer.input(event.time, event.domain, event.data)
             self.writer.console(event.time, event.domain, IN, event.data)
         elif isinstance(event, msg.Acted):
-            self.writer.action(event.time, event.position, event.action.to_plain())
+            self.writer.action(event.time, event.position, action_to_plain(event.action, self.images))
+            self.writer.images(self.images.contents)
+            self._given(event)
         elif isinstance(event, msg.Ended):
             end = {"domain": event.domain, "name": event.name, "reason": event.reason, "virtual_ns": event.time}
             self.ends.append(end)
+
+    def _given(self, event: Acted) -> None:
+        """What is typed belongs to what the consoles said, too."""
+        from xentui.recording.format import IN
+
+        if event.action.kind == "type":
+            for domain in self.machine.domains:
+                if event.action.domain in (domain.name, str(domain.id)):
+                    self.writer.console(event.time, domain.id, IN, event.action.arguments[0])
 
 
 def main(arguments: list[str]) -> int:

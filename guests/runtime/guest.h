@@ -148,6 +148,9 @@ void *user_code(const void *kernel_address);  /* the same byte as user mode sees
 unsigned long user_stack_top(void);
 long user_run(void (*code)(void), unsigned long argument);     /* until "int3"; returns its RAX or EAX */
 void user_leave(long value) __attribute__((noreturn));
+#ifdef __x86_64__
+extern unsigned long user_cs;            /* its code segment: FLAT_USER_CS64, or FLAT_USER_CS32 for 32-bit code */
+#endif
 extern volatile unsigned int int80_count;
 void int80_count_and_return(void);
 

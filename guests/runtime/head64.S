@@ -128,7 +128,7 @@ user_enter:
     push $FLAT_USER_SS64
     push %rsi
     push $0x202                         /* IF: events are on in user mode */
-    push $FLAT_USER_CS64                /* RPL 3 means user mode to HYPERVISOR_iret */
+    push user_cs                        /* RPL 3 means user mode to HYPERVISOR_iret */
     push %rdi
     mov %rdx, %rdi
     push $0

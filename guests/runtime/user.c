@@ -13,6 +13,8 @@ long user_enter(unsigned long code, unsigned long stack, unsigned long argument)
 
 #define USER_STACK (USER_BASE + 0x100000)
 
+unsigned long user_cs = FLAT_USER_CS64;
+
 static void set_read_only(void *table)
 {
     pte_write((unsigned long)table, (uint64_t)mfn_of(table) << 12 | PTE_PRESENT | PTE_NX);

@@ -84,6 +84,51 @@ static void test_ldt(void)
     memset(scratch[5], 0, PAGE_SIZE);
 }
 
+#ifndef __x86_64__
+/* A call gate: the processor refuses it, as it has DPL 0, and Xen goes through it in its stead. */
+__asm__(".text\n"
+        "through_gate: movl %esp, gate_sp; lret\n"
+        "through_gate_from_user: movl %esp, gate_sp; movw %cs, gate_cs; lret $4\n");
+extern void through_gate(void), through_gate_from_user(void);
+volatile unsigned long gate_sp, gate_cs;
+
+__asm__(".pushsection .user, \"ax\"\n"
+        "user_gate: pushl $0x1234567; lcall $0x43, $0; int3\n.popsection");
+extern void user_gate(void);
+
+static uint64_t gate(unsigned int selector, void (*target)(void), unsigned int access)
+{
+    unsigned long offset = (unsigned long)target;
+    return (uint64_t)((offset & 0xffff0000) | access) << 32 | selector << 16 | (offset & 0xffff);
+}
+
+static void test_call_gates(void)
+{
+    unsigned long va = (unsigned long)scratch[5], frame = mfn_of(scratch[5]), sp;
+    uint64_t *table = (uint64_t *)scratch[5], machine = (uint64_t)frame << 12;
+    memset(table, 0, PAGE_SIZE);
+    table[6] = descriptor(0, 0xf57ff, 0xbb, 0xc);
+    table[7] = gate(0x31, through_gate, 0xac00);
+    table[8] = gate(0x31, through_gate_from_user, 0xec01);
+    pte_write(va, machine | PTE_PRESENT | PTE_NX);
+    is(set_gdt(&frame, 512), 0, "set_gdt: with call gates");
+    is64(table[7] >> 32 & 0xffff, 0x8c00, "a call gate's DPL becomes 0");
+    is64(table[7] >> 16 & 0xffff, 0x31, "... and is kept in its selector");
+    PROBE("movl %%esp, %0; lcall $0x39, $0", "=m"(sp));
+    check_no_trap("a call through it");
+    is64(gate_sp, sp - 8, "... with CS and IP on the same stack");
+    PROBE("lcall $0x3a, $0",);
+    check_trap(13, 0x38, 0, "... with an RPL that the gate does not serve");
+    USER_PROBE(user_gate, 0);
+    check(record.count == 1 && record.frame.vector == 3, "a call from user mode");
+    extern char trap_stack[];
+    is64(gate_sp, (unsigned long)trap_stack + STACK_PAGES * PAGE_SIZE - 20, "... on the kernel's stack, one parameter");
+    is64(gate_cs & 0xffff, 0x31, "... in the kernel's ring");
+    is(set_gdt(NULL, 0), 0, "set_gdt: none");
+    is(pte_write(va, machine | PTE_DATA), 0, "... and the page can be mapped writable again");
+}
+#endif
+
 #ifdef __x86_64__
 static void test_segment_bases(void)
 {
@@ -109,5 +154,7 @@ void test_descriptors(void)
     test_ldt();
 #ifdef __x86_64__
     test_segment_bases();
+#else
+    test_call_gates();
 #endif
 }

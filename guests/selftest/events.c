@@ -307,3 +307,74 @@ void test_timers(void)
     events_on();
     close_port(port);
 }
+
+/* --- the FIFO layout; there is no way back but to close every port, so this comes last --- */
+
+static volatile uint32_t *event_word(evtchn_port_t port)
+{
+    return (volatile uint32_t *)scratch[6] + port;
+}
+
+static uint32_t word_bits(evtchn_port_t port)
+{
+    return *event_word(port) & ~(uint32_t)EVTCHN_FIFO_LINK_MASK;
+}
+
+void test_fifo(void)
+{
+    volatile struct evtchn_fifo_control_block *control = (volatile struct evtchn_fifo_control_block *)scratch[5];
+    struct evtchn_init_control init = {.control_gfn = mfn_of(scratch[5]), .offset = 4, .vcpu = 0};
+    struct evtchn_expand_array expand = {.array_gfn = mfn_of(scratch[6])};
+    struct evtchn_set_priority priority = {.priority = 3};
+    const uint32_t pending = 1u << EVTCHN_FIFO_PENDING, masked = 1u << EVTCHN_FIFO_MASKED,
+                   linked = 1u << EVTCHN_FIFO_LINKED;
+    events_off();
+    evtchn_port_t first = (evtchn_port_t)event_bind_ipi(), second = (evtchn_port_t)event_bind_ipi();
+    evtchn_port_t third = (evtchn_port_t)event_bind_ipi();
+    memset(scratch[5], 0, PAGE_SIZE);
+    for (unsigned int port = 0; port < 1024; port++)
+        *event_word(port) = masked;
+    priority.port = second;
+    is(operation(EVTCHNOP_expand_array, &expand), -XEN_EOPNOTSUPP, "expand_array before init_control");
+    is(operation(EVTCHNOP_set_priority, &priority), -XEN_ENOSYS, "set_priority before init_control");
+    is(operation(EVTCHNOP_init_control, &init), -XEN_EINVAL, "init_control: unaligned");
+    init.offset = PAGE_SIZE - 64;
+    is(operation(EVTCHNOP_init_control, &init), -XEN_EINVAL, "init_control: across a page's end");
+    init.offset = 0;
+    init.vcpu = 100;
+    is(operation(EVTCHNOP_init_control, &init), -XEN_ENOENT, "init_control: no such vCPU");
+    init.vcpu = 0;
+    is(operation(EVTCHNOP_init_control, &init), 0, "init_control");
+    is(init.link_bits, EVTCHN_FIFO_LINK_BITS, "... tells the width of links");
+    is(operation(EVTCHNOP_init_control, &init), -XEN_EINVAL, "init_control once more");
+    is(pte_write((unsigned long)scratch[5], (uint64_t)mfn_of(scratch[5]) << 12 | PTE_PRESENT), 0,
+       "the control block may be unmapped");
+    pte_write((unsigned long)scratch[5], (uint64_t)mfn_of(scratch[5]) << 12 | PTE_DATA);
+    is(operation(EVTCHNOP_expand_array, &expand), 0, "expand_array");
+    event_send(first);
+    check(word_bits(first) == (pending | masked), "a masked event is pending, not linked");
+    vcpu()->evtchn_upcall_pending = 0;
+    *event_word(first) = *event_word(second) = *event_word(third) = 0;
+    is(operation(EVTCHNOP_set_priority, &priority), 0, "set_priority");
+    priority.priority = EVTCHN_FIFO_PRIORITY_MIN + 1;
+    is(operation(EVTCHNOP_set_priority, &priority), -XEN_EINVAL, "set_priority: none so low");
+    priority.port = 100000;
+    is(operation(EVTCHNOP_set_priority, &priority), -XEN_EINVAL, "set_priority: no such port");
+    event_send(first);
+    is((long)control->ready, 1 << EVTCHN_FIFO_PRIORITY_DEFAULT, "an event: its queue is ready");
+    check(control->head[EVTCHN_FIFO_PRIORITY_DEFAULT] == first, "... it is the first in it");
+    check(word_bits(first) == (pending | linked), "... pending and linked");
+    is(vcpu()->evtchn_upcall_pending, 1, "... an upcall is pending");
+    event_send(second);
+    check(control->head[3] == second, "an event of another priority: another queue");
+    event_send(third);
+    check((*event_word(first) & EVTCHN_FIFO_LINK_MASK) == third, "a third is linked behind the first");
+    event_send(third);
+    check((*event_word(third) & EVTCHN_FIFO_LINK_MASK) == 0, "... once");
+    is(close_port(third), 0, "close");
+    check(word_bits(third) == linked, "... it stays linked, no longer pending");
+    struct evtchn_bind_ipi bind = {.vcpu = 0};
+    is(operation(EVTCHNOP_bind_ipi, &bind), 0, "bind_ipi");
+    check(bind.port != third, "... does not get a port that is linked");
+    vcpu()->evtchn_upcall_pending = 0;
+}

@@ -100,5 +100,6 @@ void test_new_tables(void);
 void test_returns(void);
 void test_grant_table(void);
 void test_moved_vcpu_info(void);
+void test_fifo(void);
 
 #endif

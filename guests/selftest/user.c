@@ -164,6 +164,83 @@ static void test_system_call(void)
     callback.flags = 0;
     hypercall_callback_op(CALLBACKOP_register, &callback);
 }
+
+#define USER_CODE32(name, text) USER_CODE(name, ".code32; " text "; int3; .code64")
+USER_CODE32(user32_ud2, "ud2");
+USER_CODE32(user32_int80, "int $0x80");
+USER_CODE32(user32_load, "movb (%eax), %al");
+USER_CODE32(user32_cli, "cli");
+USER_CODE32(user32_wide, "movl $0x12345678, %eax; dec %eax; dec %eax");  /* "dec" is a prefix to 64-bit code */
+USER_CODE32(user32_syscall, "syscall");
+USER_CODE32(user32_sysenter, "sysenter");
+USER_CODE(user_sysenter, "sysenter");
+
+static long set_callback(unsigned int type, unsigned int flags, unsigned long address)
+{
+    struct callback_register callback = {.type = (uint16_t)type, .flags = (uint16_t)flags, .address = address};
+    return hypercall_callback_op(CALLBACKOP_register, &callback);
+}
+
+static void test_32_bit_user_code(void)
+{
+    user_cs = FLAT_USER_CS32;
+    USER_PROBE(user32_ud2, 0);
+    expect(user32_ud2, 6, 0, 0, "ud2 in 32-bit user code");
+    is64(record.frame.cs & 0xffff, FLAT_USER_CS32, "... CS in the frame");
+    is64(record.frame.ss & 0xffff, FLAT_USER_SS32, "... SS in the frame");
+    is64(record.frame.sp, user_stack_top() - 64, "... SP in the frame");
+    USER_PROBE(user32_int80, 0);
+    expect(user32_int80, 128, 0, 2, "int 0x80 in it");
+    is64(record.frame.cs & 0xffff, FLAT_USER_CS32, "... CS in the frame");
+    USER_PROBE(user32_load, 0);
+    check(record.count == 1 && record.frame.vector == 14 && record.frame.error == 4, "a load from nowhere: page fault");
+    USER_PROBE(user32_cli, 0);
+    expect(user32_cli, 13, 0, 0, "cli in it");
+    USER_PROBE(user32_wide, 0);
+    expect(user32_wide, 3, 0, 8, "instructions are those of 32-bit code");
+    is64(record.frame.rax, 0x12345676, "... and do what they do there");
+    USER_PROBE(user32_syscall, 0);
+    expect(user32_syscall, 6, 0, 0, "syscall in it without a syscall32 callback");
+    is(set_callback(CALLBACKTYPE_syscall32, 0, (unsigned long)syscall_callback), 0, "callback_op: syscall32");
+    USER_PROBE(user32_syscall, 0);
+    expect(user32_syscall, VECTOR_SYSCALL, 0, 2, "syscall in it enters the callback");
+    is64(record.frame.cs & 0xffff, FLAT_USER_CS32, "... CS in the frame");
+    is64(record.frame.ss & 0xffff, FLAT_USER_SS32, "... SS in the frame");
+    is64(record.frame.rcx, record.frame.ip, "... RCX in the frame is RIP");
+    is(record.mask_in_handler, 0, "... events stay on");
+    set_callback(CALLBACKTYPE_syscall32, CALLBACKF_mask_events, (unsigned long)syscall_callback);
+    USER_PROBE(user32_syscall, 0);
+    is(record.mask_in_handler, 0, "... with the event-mask flag of its own, too");
+    set_callback(CALLBACKTYPE_syscall32, 0, 0);
+    user_cs = FLAT_USER_CS64;
+}
+
+/* SYSENTER saves neither IP nor SP, so the frame has none. */
+static void test_sysenter(void)
+{
+    USER_PROBE(user_sysenter, 0);
+    check(record.count == 1 && record.frame.vector == 13 && record.frame.error == 0,
+          "sysenter without a callback: vector 13, error 0");
+    is64(record.frame.ip, 0, "... no IP");
+    is(set_callback(CALLBACKTYPE_sysenter, 0, (unsigned long)syscall_callback), 0, "callback_op: sysenter");
+    USER_PROBE(user_sysenter, 0);
+    check(record.count == 1 && record.frame.vector == VECTOR_SYSCALL, "sysenter enters the callback");
+    is64(record.frame.ip, 0, "... no IP in the frame");
+    is64(record.frame.sp, 0, "... no SP");
+    is64(record.frame.cs & 0xffff, 3, "... null CS of ring 3");
+    is64(record.frame.ss & 0xffff, FLAT_USER_SS64, "... SS");
+    is64(record.frame.flags & 0x200, 0x200, "... IF is set");
+    is(record.mask_in_handler, 0, "... events stay on");
+    user_cs = FLAT_USER_CS32;
+    USER_PROBE(user32_sysenter, 0);
+    check(record.count == 1 && record.frame.vector == VECTOR_SYSCALL, "sysenter in 32-bit user code, too");
+    is64(record.frame.cs & 0xffff, 3, "... null CS");
+    user_cs = FLAT_USER_CS64;
+    set_callback(CALLBACKTYPE_sysenter, CALLBACKF_mask_events, (unsigned long)syscall_callback);
+    USER_PROBE(user_sysenter, 0);
+    is(record.mask_in_handler, 1, "... with the event-mask flag events are off in the handler");
+    set_callback(CALLBACKTYPE_sysenter, 0, 0);
+}
 #else
 USER_CODE(user_hypercall, "int $0x82");
 #endif
@@ -176,6 +253,8 @@ void test_user_mode(void)
     test_user_privileged();
 #ifdef __x86_64__
     test_system_call();
+    test_32_bit_user_code();
+    test_sysenter();
 #else
     USER_PROBE(user_hypercall, 0);
     expect(user_hypercall, 13, 0x82 * 8 + 2, 0, "the hypercall gate is not for user mode");

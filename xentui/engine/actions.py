@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from xentui.engine.xen import schedule
-from xentui.engine.xen.abi import sched as abi
+from xentui.engine.dom0 import control
+from xentui.engine.xen import unchecked
+from xentui.engine.xen.elf import ImageError
+from xentui.engine.xen.page import OutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,12 +35,14 @@ class Action(NamedTuple):
     arguments: tuple[Plain | GuestSpec, ...] = ()
 
     def perform(self, machine: Machine) -> None:
-        """Do it, at the machine's position. Raises ActionError, and then nothing has happened."""
+        """Do it, at the machine's position. Raises ActionError, and then no domain has been changed."""
         function = KINDS.get(self.kind)
         if function is None:
             raise ActionError(f"there is no action {self.kind!r}; there are: {', '.join(KINDS)}")
         try:
             function(machine, self.domain, *self.arguments)
+        except control.LifecycleError as error:
+            raise ActionError(str(error)) from None
         except TypeError as error:
             if error.__traceback__ is None or error.__traceback__.tb_next is not None:
                 raise
@@ -66,28 +70,36 @@ def _type(machine: Machine, name: str | None, data: bytes) -> None:
 
 
 def _pause(machine: Machine, name: str | None) -> None:
-    """(Xen: domain_pause_by_systemcontroller.)"""
-    domain = find_domain(machine, name)
-    domain.paused += 1
-    for vcpu in domain.vcpus:
-        schedule.sleep(vcpu)
+    control.pause(find_domain(machine, name))
 
 
 def _unpause(machine: Machine, name: str | None) -> None:
-    domain = find_domain(machine, name)
-    if not domain.paused:
-        raise ActionError(f"domain {domain.name} is not paused")
-    domain.paused -= 1
-    if not domain.paused:
-        for vcpu in domain.vcpus:
-            schedule.wake(vcpu)
+    control.unpause(find_domain(machine, name))
 
 
-def _shut_down(reason: int) -> Callable[[Machine, str | None], None]:
-    def shut_down(machine: Machine, name: str | None) -> None:
-        schedule.domain_shutdown(_alive(machine, name), reason)
+def _crash(machine: Machine, name: str | None) -> None:
+    control.crash(find_domain(machine, name))
 
-    return shut_down
+
+def _request(what: str) -> Callable[[Machine, str | None], None]:
+    """Ask the guest's kernel for something, through xenstore."""
+
+    def request(machine: Machine, name: str | None) -> None:
+        control.request(machine.toolstack, find_domain(machine, name), what)
+
+    return request
+
+
+def _resume(machine: Machine, name: str | None) -> None:
+    control.resume(machine.toolstack, find_domain(machine, name))
+
+
+def _rename(machine: Machine, name: str | None, new: str) -> None:
+    control.rename(machine.toolstack, find_domain(machine, name), new)
+
+
+def _balloon(machine: Machine, name: str | None, mib: int) -> None:
+    control.set_memory_target(machine.toolstack, find_domain(machine, name), mib)
 
 
 def _destroy(machine: Machine, name: str | None) -> None:
@@ -95,7 +107,10 @@ def _destroy(machine: Machine, name: str | None) -> None:
 
 
 def _create(machine: Machine, _name: str | None, spec: GuestSpec) -> None:
-    machine.create(spec)
+    try:
+        machine.create(spec)
+    except (ImageError, OutOfMemory) as error:
+        raise ActionError(str(error)) from None
 
 
 def _port(domain: Domain, port: int) -> int:
@@ -114,14 +129,54 @@ def _unmask(machine: Machine, name: str | None, port: int) -> None:
     domain.events.unmask(_port(domain, port))
 
 
+def _mask(machine: Machine, name: str | None, port: int) -> None:
+    domain = find_domain(machine, name)
+    domain.events.abi.mask(_port(domain, port))
+
+
+def _inject(machine: Machine, _name: str | None, text: str) -> None:
+    """A fault in its text form (faults.py)."""
+    from xentui.engine.faults import FaultError, inject
+
+    try:
+        inject(machine, text)
+    except FaultError as error:
+        raise ActionError(f"fault not injected ({text}): {error}") from None
+
+
+def _schedule(machine: Machine, name: str | None, parameter: str, value: int) -> None:
+    """A parameter of the scheduler: a domain's, or its own where no domain is named (`xl sched-credit`)."""
+    try:
+        machine.scheduler.adjust(None if name is None else find_domain(machine, name), **{parameter: value})
+    except ValueError as error:
+        raise ActionError(str(error)) from None
+
+
+def _no_validator(machine: Machine, name: str | None) -> None:
+    domain = find_domain(machine, name)
+    if not domain.validated:
+        raise ActionError(f"the validator is off for {domain.name} already")
+    unchecked.switch_off(domain)
+
+
 KINDS: dict[str, Callable[..., None]] = {
     "type": _type,
     "pause": _pause,
     "unpause": _unpause,
-    "crash": _shut_down(abi.SHUTDOWN_crash),
+    "shutdown": _request("poweroff"),
+    "reboot": _request("reboot"),
+    "suspend": _request("suspend"),
+    "resume": _resume,
+    "crash": _crash,
     "destroy": _destroy,
     "create": _create,
+    "rename": _rename,
+    "balloon": _balloon,
     "send": _send,
+    "mask": _mask,
     "unmask": _unmask,
+    "inject": _inject,
+    "schedule": _schedule,
+    "no_validator": _no_validator,
 }
-"""Kind to what it does: `function(machine, domain's name, *arguments)`."""
+"""Kind to what it does: `function(machine, domain's name, *arguments)`; see docs/run-control.md."""

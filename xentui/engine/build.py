@@ -14,7 +14,7 @@ from xentui.engine.trace import CHUNK_RECORDS, RECORD_SIZE, RING_HEADER_SIZE
 
 if TYPE_CHECKING:
     from xentui.config import GuestSpec
-    from xentui.engine.messages import Setup
+    from xentui.engine.setup import Setup
     from xentui.engine.trace import Flush
 
 
@@ -29,6 +29,7 @@ def build_machine(setup: Setup, ring: memoryview | None = None, flush: Flush | N
     machine = Machine(
         setup.memory or total_memory(setup.specs),
         pace=setup.pace,
+        scheduler=setup.scheduler,
         seed=setup.seed,
         wall_clock=wall_clock,
         direct_traps=setup.direct_traps,

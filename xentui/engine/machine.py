@@ -27,9 +27,12 @@ from xentui.engine.xen.page import FrameTable
 from xentui.engine.xen.sched import make_policy
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
     from typing import Self
 
     from xentui.config import GuestSpec
+    from xentui.engine.fault_snares import Place
+    from xentui.engine.faults import Injection
     from xentui.engine.xen.domain import Domain
 
 __all__ = ["DEFAULT_WALL_CLOCK", "PACES", "Machine", "Stop"]
@@ -76,7 +79,7 @@ class Machine(RunLoop):
         self.hv = Hypervisor(ram, frames, self.clock, self.trace)
         self.hv.wall_clock = wall_clock
         self.hv.reschedule = self.processor.stop
-        self.hv.preempt = self.slice_over
+        self.hv.preempt, self.hv.slice_left = self.slice_over, self.slice_left
         self.hv.timers = time.TimerQueue(self.clock)
         self.hv.timers.reprogram = self._timer_set
         self.entry = Entry(self.hv, self.processor, direct_traps)
@@ -85,6 +88,10 @@ class Machine(RunLoop):
         self.hv.wake = self.scheduler.wake
         build_slots(self.hv)
         self.toolstack = Toolstack(self)
+        self.faults: list[Injection] = []
+        """What was broken on purpose, oldest first (faults.py)."""
+        self.snares: dict[Hashable, Place] = {}
+        """The faults that lie in wait, by what they wait for (fault_snares.py)."""
 
     # --- domains -------------------------------------------------------------------------------------------------
 
@@ -98,6 +105,12 @@ class Machine(RunLoop):
         """All domains, oldest first."""
         return list(self.hv.domains.values())
 
+    def step_over(self) -> str:
+        """Execute one instruction; what it calls runs to its return. Stop.STEP, or what stopped the machine before."""
+        from xentui.engine.stepping import step_over
+
+        return step_over(self)
+
     def _machine(self) -> Machine:
         return self
 
@@ -105,6 +118,8 @@ class Machine(RunLoop):
 
     def close(self) -> None:
         """Give the host its memory back. The machine cannot be used afterwards."""
+        for place in self.snares.values():
+            place.restore()
         self.processor.close()
 
     def __enter__(self) -> Self:

@@ -7,41 +7,12 @@ through its past again tells the same again under the same numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xentui.engine.setup import Setup
+
 if TYPE_CHECKING:
-    from xentui.config import GuestSpec
     from xentui.engine.views import Query
-
-
-@dataclass
-class Setup:
-    """All that a run depends on."""
-
-    specs: list[GuestSpec]
-    memory: int | None = None
-    """MiB for all guests together; None for what they ask for."""
-    pace: str = "exact"
-    seed: int = 0
-    direct_traps: bool = True
-    scheduler: str = "credit"
-    wall_clock: int | None = None
-    """Nanoseconds since 1970 when virtual time is 0; None for the pace's usual."""
-    typist: tuple[bytes, bytes | None] | None = None
-    """What is typed into the first guest's console by itself: the text, and a prompt's pattern or None."""
-    actions: list[tuple[int, Any]] = field(default_factory=list)
-    """(position, Action): influences from outside that are known in advance (a replay, faults to inject)."""
-    images: dict[str, bytes] = field(default_factory=dict)
-    """Kernels and ramdisks by the path that the guests give, where they shall not be read from there (a replay)."""
-    end_position: int = 0
-    """How far the run is known to go (a replay), in half nanoseconds."""
-    end_time: int = 0
-    """The same as virtual nanoseconds."""
-    end_records: int = 0
-    """Trace records up to there."""
-    hold: str | None = None
-    """A replay that cannot be exact: why, in a line."""
 
 
 # --- how things stand ------------------------------------------------------------------------------------------------
@@ -109,6 +80,8 @@ class Status(NamedTuple):
     """How many of them were influences from outside."""
     pid: int = 0
     """The process that is at work."""
+    cpu: float = 0.0
+    """Seconds of the host's processors that it has used itself."""
     work: float = 0.0
     """Seconds of host time that it takes to run from the start to here."""
 
@@ -231,6 +204,8 @@ class Begin(NamedTuple):
     """The first message to a new process: build the machine."""
 
     setup: Setup
+    snapshots: bool = True
+    """Leave snapshots behind while running; the one at the start is left in any case."""
 
 
 class Activate(NamedTuple):
@@ -286,11 +261,12 @@ class Reach(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """Run at full speed to a position and say what was met before it: every instruction boundary, or, with a condition,
-    each place where that held."""
+    """Run at full speed to a position and say what was met before it: boundaries between instructions at least `grain`
+    half nanoseconds apart, or, with a condition, the last place where that held."""
 
     serial: int
     position: int
+    grain: int = 1
     until: Any = None
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import pickle
 import select
 import subprocess
 import sys
@@ -25,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from xentui.engine import messages as msg
 from xentui.engine import travel, wire
-from xentui.engine.messages import Event, Setup, Status
+from xentui.engine.messages import Event, Status
 from xentui.engine.record_window import RecordWindow
+from xentui.engine.setup import Setup
 from xentui.engine.timeline import Branch, Consoles, Kept, Timeline
 from xentui.engine.trace import TraceRing
 from xentui.engine.views import Query, ViewError
@@ -42,6 +44,13 @@ _WORTH = 0.05
 """Seconds of running that make it worth to keep the process that stood there."""
 
 
+def _environment() -> dict[str, str]:
+    """That of a Python that finds this very package."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
 class EngineError(Exception):
     """The engine's process could not start, or died; one line."""
 
@@ -49,7 +58,7 @@ class EngineError(Exception):
 class Engine:
     """A machine in another process. `Engine.start` makes one."""
 
-    def __init__(self, setup: Setup, trace_records: int = TRACE_RECORDS) -> None:
+    def __init__(self, setup: Setup, trace_records: int = TRACE_RECORDS, snapshots: bool = True) -> None:
         self.setup = setup
         self.timeline = Timeline(setup)
         self.status = Status()
@@ -76,16 +85,19 @@ class Engine:
         self._awaited: set[int] = set()
         self._events: list[Event] = []
         self._epoll = select.epoll()
-        self._spawn(trace_records)
+        self._spawn(trace_records, snapshots)
 
     @classmethod
-    def start(cls, setup: Setup, trace_records: int = TRACE_RECORDS) -> Engine:
-        """Start the process; returns at once. What goes wrong is a `Failed` event, and `wait` raises it."""
-        return cls(setup, trace_records)
+    def start(cls, setup: Setup, trace_records: int = TRACE_RECORDS, snapshots: bool = True) -> Engine:
+        """Start the process; returns at once. What goes wrong is a `Failed` event, and `wait` raises it.
+
+        `trace_records`: how many `records` holds, a power of two. `snapshots`: leave some behind while running.
+        """
+        return cls(setup, trace_records, snapshots)
 
     # --- the processes -------------------------------------------------------------------------------------------
 
-    def _spawn(self, trace_records: int) -> None:
+    def _spawn(self, trace_records: int, snapshots: bool) -> None:
         """The keeper and the first engine (server.py)."""
         size = TraceRing.size_of(trace_records)
         ring = os.memfd_create("xentui-trace")
@@ -95,15 +107,13 @@ class Engine:
         self._words = os.memfd_create("xentui-last-words")
         ours, theirs = wire.pair()
         lifeline, self._life = os.pipe()
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._keeper = subprocess.Popen(
             [sys.executable, "-P", "-m", "xentui.engine.server", str(theirs.fileno()), str(ring), str(lifeline)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._words,
             pass_fds=(theirs.fileno(), ring, lifeline),
-            env={**os.environ, "PYTHONPATH": path},
+            env=_environment(),
             start_new_session=True,  # Ctrl-C in the terminal is the console's
         )
         for fd in (ring, lifeline):
@@ -111,7 +121,7 @@ class Engine:
         theirs.close()
         self._connect(Channel(ours))
         assert self.active is not None
-        self.active.send(msg.Begin(self.setup))
+        self.active.send(msg.Begin(self.setup, snapshots))
 
     def _connect(self, channel: Channel) -> None:
         self.active = channel
@@ -178,10 +188,12 @@ class Engine:
             self._close(dropped.channel)
         return kept
 
-    def use_branch(self, branch: Branch) -> None:
-        """Make another branch the current one; no process is active meanwhile."""
-        self.records.truncate(min(branch.fork_records, self.timeline.current.fork_records or branch.fork_records))
+    def use_branch(self, branch: Branch) -> int:
+        """Make another branch the current one, while no process is active; the position where the two part."""
+        shared = self.timeline.parting(self.timeline.current, branch)
+        self.records.truncate(shared.records)
         self.timeline.use(branch)
+        return shared.position
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -222,6 +234,8 @@ class Engine:
             self._done(message, channel)
         elif isinstance(message, msg.Failed):
             self._fail(message)
+        elif isinstance(message, msg.Notice):
+            self._events.append(message)
 
     def _told(self, number: int, event: Any) -> None:
         news = self.timeline.told(number, event)
@@ -467,6 +481,21 @@ class Engine:
     def _send_breakpoints(self) -> None:
         if self.active is not None and not self._parking:
             self.active.send(msg.Breakpoints(list(self.breakpoints.items())))
+
+    def save(self, path: str) -> None:
+        """Record the current branch up to its end: run it again in another process, headless. Waits for that.
+
+        Raises EngineError, one line. Only what the exact pace ran can be run again.
+        """
+        if self.setup.pace != "exact":
+            raise EngineError("what ran in the fast pace cannot be run again: start it in the exact pace to save it")
+        branch = self.timeline.current
+        job = pickle.dumps((self.setup, branch.actions, branch.end_position))
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "xentui.session", path], input=job, capture_output=True, env=_environment()
+        )
+        if done.returncode:
+            raise EngineError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
 
     # --- questions -----------------------------------------------------------------------------------------------
 

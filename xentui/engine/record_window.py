@@ -52,8 +52,9 @@ class RecordWindow:
 
     def restart(self, records: int) -> None:
         """The engine goes on from a moment at which there were so many records."""
-        if records < self._low:
-            self._low = self._high = records  # what it writes now takes the places of later ones
+        if not self._low <= records <= self._high:
+            # before: what it writes now takes the places of later ones; after: what lies between is another branch's
+            self._low = self._high = records
 
     def truncate(self, records: int) -> None:
         """What came after so many records is no longer part of the history."""

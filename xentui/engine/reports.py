@@ -6,16 +6,20 @@ import re
 from typing import TYPE_CHECKING
 
 from xentui.engine import messages as msg
+from xentui.engine.actions import ActionError
 from xentui.engine.dom0.typist import Typist
 from xentui.engine.xen.abi.sched import SHUTDOWN_crash
-from xentui.engine.xen.domain import BLOCKED, RUNNING, Vcpu
+from xentui.engine.xen.domain import BLOCKED, RUNNING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
+    from xentui.engine.actions import Action
     from xentui.engine.census import Census
     from xentui.engine.machine import Machine
-    from xentui.engine.messages import DomainStatus, Setup, Told
+    from xentui.engine.messages import DomainStatus, Told
+    from xentui.engine.setup import Setup
     from xentui.engine.xen.domain import Domain
 
 
@@ -40,23 +44,52 @@ def cpu_time(domain: Domain, now: int) -> int:
     return total
 
 
+class Announced:
+    """An influence from outside that is told when it takes effect; stands for the action itself."""
+
+    def __init__(self, reporter: Reporter, action: Action, fresh: bool) -> None:
+        self.reporter, self.action, self.fresh = reporter, action, fresh
+
+    def perform(self, machine: Machine) -> None:
+        """Tell it and do it. A fresh one that cannot be done raises ActionError and was not told."""
+        reporter = self.reporter
+        before = (reporter.told, reporter.actions, len(reporter.untaken))
+        reporter.tell(
+            msg.Acted(machine.position, machine.now(), self.action, reporter.actions, machine.trace.head, self.fresh)
+        )
+        reporter.actions += 1
+        try:
+            self.action.perform(machine)
+        except ActionError as error:
+            if self.fresh:
+                reporter.told, reporter.actions, count = before
+                del reporter.untaken[count:]
+                raise
+            machine.hv.log(f"what was to happen now cannot: {error}")
+
+
 class Reporter:
     """The machine's history as it is told, and its status."""
 
-    def __init__(self, machine: Machine, census: Census) -> None:
+    def __init__(self, machine: Machine, census: Census | None = None) -> None:
         self.machine, self.census = machine, census
         self.told = 0
         """How much of the history there is."""
         self.actions = 0
         """How many influences from outside were in it."""
-        self.acting = False
-        """What takes effect now comes from the user."""
-        self._new: list[Told] = []
+        self.untaken: list[Told] = []
+        """What `take` has not yet taken."""
+        self.on_event: Callable[[Any], None] | None = None
+        """Hears each event instead of `take`."""
         self._typist: Typist | None = None
         toolstack = machine.toolstack
         toolstack.on_output = self._output
         toolstack.on_end = self._ended
         machine.hv.on_log = self._log
+
+    def announced(self, action: Action, fresh: bool = False) -> Any:
+        """The action as the machine is to be given it. `fresh`: the user wants it now."""
+        return Announced(self, action, fresh)
 
     def connect_typist(self, setup: Setup) -> None:
         """Let what the set-up says be typed into the first guest's console."""
@@ -69,12 +102,15 @@ class Reporter:
 
     def tell(self, event: Any) -> None:
         """Something happened: the next part of the history."""
-        self._new.append((self.told, event))
+        if self.on_event is not None:
+            self.on_event(event)
+        else:
+            self.untaken.append((self.told, event))
         self.told += 1
 
     def take(self) -> list[Told]:
-        """What was not yet taken."""
-        new, self._new = self._new, []
+        """What was told since the last time."""
+        new, self.untaken = self.untaken, []
         return new
 
     def _output(self, domain: Domain, data: bytes) -> None:
@@ -93,21 +129,16 @@ class Reporter:
     def _log(self, line: str) -> None:
         self.tell(msg.LogLine(self.machine.now(), line))
 
-    def acted(self, position: int, action: Any) -> None:
-        """An influence from outside has taken effect."""
-        machine = self.machine
-        self.tell(msg.Acted(position, machine.now(), action, self.actions, machine.trace.head, self.acting))
-        self.actions += 1
-
     def status(self) -> msg.Status:
         """The machine's own part of the status; the console adds what it knows of the history."""
         machine = self.machine
-        self.census.look()
-        loaded = machine.processor.vcpu
+        if self.census is not None:
+            self.census.look()
+        current = machine.current
         return msg.Status(
             position=machine.position,
             time=machine.now(),
-            current=(loaded.domain.id, loaded.id) if isinstance(loaded, Vcpu) else None,
+            current=(current.domain.id, current.id) if current is not None else None,
             records=machine.trace.head,
             domains=tuple(self._domain(domain) for domain in machine.domains),
             told=self.told,
@@ -115,7 +146,7 @@ class Reporter:
         )
 
     def _domain(self, domain: Domain) -> DomainStatus:
-        hypercalls, traps, direct, events, _ = self.census.of(domain.id)
+        hypercalls, traps, direct, events, _ = self.census.of(domain.id) if self.census else [0] * 5
         service = self.machine.toolstack.services.get(domain.id)
         return msg.DomainStatus(
             domain.id,

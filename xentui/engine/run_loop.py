@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import time as host_time
 import traceback
+from functools import cached_property
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from xentui.engine.clock import COST_CONTEXT_SWITCH
 from xentui.engine.trace import Kind, runner
 from xentui.engine.x86.cpu import ProcessorError
-from xentui.engine.xen import descriptor_tables, failsafe, schedule, traps
+from xentui.engine.xen import debugreg, descriptor_tables, failsafe, schedule, traps
 from xentui.engine.xen.domain import RUNNING, Vcpu
 from xentui.engine.xen.domain_builder import first_state
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xentui.engine.actions import Action
+    from xentui.engine.breakpoints import Breakpoint, Breakpoints, Stopped
     from xentui.engine.clock import ExactClock, FastClock
     from xentui.engine.dom0.toolstack import Toolstack
     from xentui.engine.machine import Machine
@@ -51,6 +53,8 @@ class Stop:
     """Every domain waits for something that nothing in the machine will bring."""
     IDLE = "idle"
     """Every vCPU is blocked until a timer (`idle_until`), and `hold_idle` is set."""
+    BREAKPOINT = "breakpoint"
+    """A breakpoint was hit: `Machine.stopped` says which."""
     STEP = "step"
     """An instruction has been executed."""
     AUDIT = "audit"
@@ -74,9 +78,15 @@ class RunLoop:
         self._slice_end = 0
         self._current: Vcpu | None = None
         self._idle_since: int | None = None
-        self._scheduled: list[tuple[int, int, Action]] = []
+        self.scheduled: list[tuple[int, int, Action]] = []
+        """Actions to come: a heap of (position, order, action)."""
         self._schedules = 0
         self._host_end = 0.0
+        self._hit: Stopped | None = None
+        self.stopped: Stopped | None = None
+        """Why the last `run` or `step` stopped at a breakpoint."""
+        self.run_began = 0
+        """The position where the last `run` or `step` began: no breakpoint on code stops it there."""
         self.hold_idle = False
         """When every vCPU is blocked, return Stop.IDLE instead of going to the next timer at once."""
         self.on_action: Callable[[int, Action], None] | None = None
@@ -151,10 +161,38 @@ class RunLoop:
             if reason:
                 return reason
             if single and self.position > position:
-                return Stop.STEP
+                return self._stop_at_breakpoint() or Stop.STEP
+
+    def run_to(self, point: Breakpoint, until_position: int | None = None, host_ms: int = 0) -> str:
+        """Run until a breakpoint that is set for this one run, or whatever stops it before."""
+        number = self.breakpoints.add(point._replace(temporary=True))
+        try:
+            return self.run(until_position=until_position, host_ms=host_ms)
+        finally:
+            if any(number == other for other, _, _ in self.breakpoints):
+                self.breakpoints.remove(number)
+
+    @cached_property
+    def breakpoints(self) -> Breakpoints:
+        """What the machine stops at."""
+        from xentui.engine.breakpoints import Breakpoints
+
+        return Breakpoints(self._machine())
+
+    def hit(self, stopped: Stopped) -> None:
+        """A breakpoint is hit: stop at the next instruction boundary. The first of several is told."""
+        self._hit = self._hit or stopped
+
+    def _stop_at_breakpoint(self) -> str | None:
+        if self._hit is None:
+            return None
+        self.stopped, self._hit = self._hit, None
+        return Stop.BREAKPOINT
 
     def _begin_run(self, host_ms: int) -> None:
         self._stop_asked = False
+        self.stopped = None
+        self.run_began = self.position
         self.processor.go_on()
         self._host_end = host_time.monotonic() + host_ms / 1000 if host_ms else 0.0
         if host_ms and self.processor.counts_code:
@@ -162,6 +200,8 @@ class RunLoop:
 
     def _advance(self, limit: int, single: bool = False) -> str | None:
         """Begin a slice, or go on with the one begun; a Stop, or None to go on. `single`: one instruction at most."""
+        if self._hit is not None:
+            return self._stop_at_breakpoint()
         if self._slice is None:
             return self._schedule(limit)
         if self._asked():
@@ -187,9 +227,11 @@ class RunLoop:
             self.end_idle()
         timers.run_due(now)
         self.toolstack.settle()
-        if self._scheduled and self._scheduled[0][0] <= self.position:
-            self._perform(heappop(self._scheduled)[2])
+        if self.scheduled and self.scheduled[0][0] <= self.position:
+            self._perform_due(heappop(self.scheduled)[2])
             return None
+        if self._hit is not None:
+            return self._stop_at_breakpoint()
         if self._asked():
             return Stop.ASKED
         if self.position >= limit:
@@ -218,8 +260,8 @@ class RunLoop:
         if not self.toolstack.alive:
             return Stop.FINISHED
         until = limit if event is None else min(limit, event << 1)
-        if self._scheduled:
-            until = min(until, self._scheduled[0][0])
+        if self.scheduled:
+            until = min(until, self.scheduled[0][0])
         if until == FOREVER:
             return Stop.STARVED
         if self._idle_since is None:
@@ -229,6 +271,11 @@ class RunLoop:
             return Stop.IDLE
         self.clock.skip_to(until)
         return None
+
+    @property
+    def idle_since(self) -> int | None:
+        """When every vCPU became blocked, in virtual ns; None while that is not so."""
+        return self._idle_since
 
     def idle_until(self) -> int | None:
         """When the next timer is due, in virtual ns; None: no timer is set."""
@@ -240,8 +287,8 @@ class RunLoop:
             return
         event = self.idle_until()
         position = (ns if event is None else min(ns, event)) << 1
-        if self._scheduled:
-            position = min(position, self._scheduled[0][0])
+        if self.scheduled:
+            position = min(position, self.scheduled[0][0])
         self.clock.skip_to(position)
 
     def end_idle(self) -> None:
@@ -259,23 +306,34 @@ class RunLoop:
     def schedule(self, position: int, action: Action) -> None:
         """Let something from outside happen at the first instruction boundary at or behind `position`."""
         self._schedules += 1
-        heappush(self._scheduled, (position, self._schedules, action))
+        heappush(self.scheduled, (position, self._schedules, action))
 
     def unschedule(self) -> None:
         """Forget every action that is still to come."""
-        self._scheduled.clear()
+        self.scheduled.clear()
 
     def _machine(self) -> Machine:
         """The whole of it."""
         raise TypeError("a run loop runs as part of a machine")
 
+    def _perform_due(self, action: Action) -> None:
+        """A scheduled action; one that has become impossible is told in the hypervisor's log."""
+        from xentui.engine.actions import ActionError
+
+        try:
+            self._perform(action)
+        except ActionError as error:
+            self.hv.log(str(error))
+
     def _perform(self, action: Action) -> None:
         position = self.position
         self.end_idle()
         self._end_slice()
-        action.perform(self._machine())
-        if self.on_action:
-            self.on_action(position, action)
+        try:
+            action.perform(self._machine())
+        finally:  # one that cannot be performed has ended the slice, too
+            if self.on_action:
+                self.on_action(position, action)
 
     # --- slices ----------------------------------------------------------------------------------------------------
 
@@ -289,8 +347,8 @@ class RunLoop:
     def _run_slice(self, vcpu: Vcpu, limit: int, single: bool) -> None:
         """Go on with the slice of `vcpu`, up to a limit within it; forget the slice when it is over."""
         processor, clock = self.processor, self.clock
-        if self._scheduled:
-            limit = min(limit, self._scheduled[0][0])
+        if self.scheduled:
+            limit = min(limit, self.scheduled[0][0])
         if vcpu.runstate != RUNNING or not vcpu.domain.runnable:
             self._end_slice()
             return
@@ -307,7 +365,7 @@ class RunLoop:
             self._end_slice()
 
     def _next_action(self) -> int:
-        return self._scheduled[0][0] if self._scheduled else FOREVER
+        return self.scheduled[0][0] if self.scheduled else FOREVER
 
     def _host_microseconds(self) -> int:
         """In the fast pace: how long the slice may go on, in the host's time."""
@@ -319,6 +377,10 @@ class RunLoop:
     def slice_over(self) -> bool:
         """Has the vCPU had its time? By the slice's own end: a stop for who watches must change nothing."""
         return self.clock.position() >= self._slice_end
+
+    def slice_left(self) -> int:
+        """Half nanoseconds that the vCPU has left of its slice; none when it is over."""
+        return self._slice_end - self.clock.position()
 
     def _end_slice(self) -> None:
         self._slice, self._slice_end = None, 0
@@ -371,6 +433,7 @@ class RunLoop:
             processor.state.load(vcpu.saved)
             processor.vcpu = self.entry.vcpu = vcpu
             descriptor_tables.load_ldt(vcpu)
+            debugreg.switch_to(vcpu)
             processor.flush_tlb()
             # real Xen finds these when it loads the segments, and when it returns to the guest
             if not data_good:

@@ -70,8 +70,8 @@ _current: list[Channel] = []
 
 
 def _serve(channel: Channel, ring: int) -> None:
-    setup = _first_message(channel)
-    if setup is None:
+    first = _first_messages(channel)
+    if not first:
         return
     from xentui.config import ConfigError
     from xentui.engine.x86.unicorn_api import UnicornMismatchError
@@ -87,7 +87,7 @@ def _serve(channel: Channel, ring: int) -> None:
         channel.drain()
         return
     try:
-        service = Service(channel, setup, memoryview(buffer))
+        service = Service(channel, first[0], memoryview(buffer))
     except (ImageError, ConfigError, OutOfMemory, UnicornMismatchError) as error:
         channel.send(msg.Failed(str(error)))
         channel.drain()
@@ -97,16 +97,16 @@ def _serve(channel: Channel, ring: int) -> None:
     # what is built stays, and the trap path makes no cycles: let the collector look less often, and copy less
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
-    service.serve()
+    service.serve(first[1:])
 
 
-def _first_message(channel: Channel) -> Any:
-    while not channel.closed:
+def _first_messages(channel: Channel) -> list[Any]:
+    """The first message, which says what to build, and what has come with it."""
+    messages: list[Any] = []
+    while not channel.closed and not messages:
         channel.wait(None)
-        for message, _ in channel.receive():
-            if isinstance(message, msg.Begin):
-                return message.setup
-    return None
+        messages = [message for message, _ in channel.receive()]
+    return messages
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from xentui.engine import messages as msg
+from xentui.engine.actions import ActionError
 from xentui.engine.build import build_machine
 from xentui.engine.census import Census
 from xentui.engine.clock import FastClock
@@ -18,9 +19,9 @@ from xentui.engine.trace import RING_HEADER_SIZE
 from xentui.engine.views import Query, ViewError, look
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from xentui.engine.messages import Activate, Setup
+    from xentui.engine.messages import Activate
     from xentui.engine.wire import Channel
 
 BURST_MS = 10
@@ -39,38 +40,43 @@ _WORDS = {
     Stop.STARVED: "every domain waits for an event that nothing in the machine will bring",
     Stop.TIME: "the moment asked for is reached",
     Stop.ASKED: "paused",
+    Stop.STEP: "",
 }
 
 
 class Service:
     """One engine process at work. `motion` is the command that moves the machine, or None while it stands still."""
 
-    def __init__(self, channel: Channel, setup: Setup, ring: memoryview) -> None:
+    def __init__(self, channel: Channel, begin: msg.Begin, ring: memoryview) -> None:
+        setup = begin.setup
         self.channel = channel
         self.on_channel: Callable[[Channel], None] = lambda channel: None
         """Hears of the new socket, in a copy that goes on."""
         self.machine = build_machine(setup, ring)
         self.reporter = Reporter(self.machine, Census(self.machine.trace, ring[RING_HEADER_SIZE:]))
         self.reporter.connect_typist(setup)
-        self.machine.on_action = self.reporter.acted
-        self.snapshots = Snapshots()
+        self.snapshots = Snapshots(begin.snapshots)
         self.motion: Any = None
         self.speed: float | None = None
         self.warp = False
         self.work = 0.0
         self.stop, self.why = "", ""
         self._found: list[int] = []
+        self._count = 0
         self._idle: tuple[int, float] | None = None  # virtual and host time when the machine became idle
         self._begun = (0.0, 0)  # of motion at a limited speed: host time, instructions or position
         self._next_report = 0.0
         self._changed = True
         self._schedule(setup.actions)
+        self._moves: dict[type, Callable[[Any], None]] = {
+            msg.Run: self._run,
+            msg.Step: self._step,
+            msg.Travel: self._travel,
+            msg.Reach: self._reach,
+            msg.Scan: self._scan,
+        }
         self._obey: dict[type, Callable[[Any], None]] = {
-            msg.Run: self._start,
-            msg.Step: self._start,
-            msg.Travel: self._start,
-            msg.Scan: self._start,
-            msg.Reach: self._start,
+            **dict.fromkeys(self._moves, self._start),
             msg.Pause: self._pause,
             msg.Park: self._park,
             msg.Act: self._act,
@@ -79,11 +85,13 @@ class Service:
             msg.Breakpoints: self._breakpoints,
         }
 
-    def serve(self) -> None:
-        """Work until the console is gone."""
+    def serve(self, commands: list[Any]) -> None:
+        """Work until the console is gone; first of all on commands that have come already."""
         self._freeze()
         self._leave_snapshot()
         self._report()
+        for command in commands:
+            self._obey[type(command)](command)
         while not self.channel.closed:
             if self.motion is None or self.channel.waiting > _BACKLOG:
                 self.channel.drain()
@@ -101,7 +109,7 @@ class Service:
         """Begin to move; what moved before is over."""
         if self.motion is not None:
             self._finish(Stop.ASKED)
-        self.motion, self._found, self._idle = motion, [], None
+        self.motion, self._found, self._count, self._idle = motion, [], 0, None
         self.stop = self.why = ""
         self._begin_speed()
         if isinstance(self.machine.clock, FastClock):
@@ -127,9 +135,10 @@ class Service:
         self._idle = None
         if message.future is not None:
             self._schedule(message.future)
-        self.reporter.acting = True
-        self.machine.apply(message.action)
-        self.reporter.acting = False
+        try:
+            self.machine.apply(self.reporter.announced(message.action, fresh=True))
+        except ActionError as error:
+            self.channel.send(msg.Notice(str(error)))
         self._changed = True
         self._next_report = 0.0
 
@@ -160,29 +169,22 @@ class Service:
 
     def _schedule(self, actions: list[tuple[int, Any]]) -> None:
         """These are the influences to come; no others."""
-        self.machine.scheduled.clear()
+        self.machine.unschedule()
         for position, action in actions:
-            self.machine.schedule(position, action)
+            self.machine.schedule(position, self.reporter.announced(action))
 
     # --- moving --------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """One burst of what is to be done, and a snapshot where one is due."""
         began = time.perf_counter()
-        if isinstance(self.motion, msg.Run):
-            self._run()
-        elif isinstance(self.motion, msg.Step):
-            self._step(self.motion)
-        elif isinstance(self.motion, msg.Travel):
-            self._travel(self.motion)
-        else:
-            self._scan(self.motion)
+        self._moves[type(self.motion)](self.motion)
         self.work += time.perf_counter() - began
         self._changed = True
         if self.snapshots.due(self.work):
             self._leave_snapshot()
 
-    def _run(self) -> None:
+    def _run(self, motion: msg.Run) -> None:
         if self._idle is not None and not self._pass_idle_time():
             return
         machine = self.machine
@@ -221,22 +223,80 @@ class Service:
         return over
 
     def _step(self, motion: msg.Step) -> None:
-        self._finish(Stop.ASKED)
+        """Instruction by instruction; what was done already is counted in `_begun`."""
+        for _ in self._burst():
+            if self._count >= motion.instructions:
+                self._finish(Stop.STEP)
+                return
+            self.machine.hold_idle = False
+            stop = self.machine.step()
+            if stop != Stop.STEP:
+                self._finish(stop)
+                return
+            self._count += 1
+
+    def _burst(self) -> Iterator[None]:
+        """Goes round until it is time to look at the messages."""
+        end = time.monotonic() + BURST_MS / 1000
+        while time.monotonic() < end:
+            yield
+
+    def _next_boundary(self, grain: int = 1) -> str | None:
+        """Run to the next place where a run can stop: behind an instruction, a context switch, or idle time.
+
+        A Stop if there is none.
+        """
+        machine = self.machine
+        machine.hold_idle = True
+        stop = machine.run(until_position=machine.position + grain)
+        if stop == Stop.IDLE:
+            due = machine.idle_until()
+            if due is None:
+                return Stop.STARVED
+            machine.hold_idle = False
+            stop = machine.run(until_position=2 * due)
+        return None if stop == Stop.TIME else stop
 
     def _travel(self, motion: msg.Travel) -> None:
         machine = self.machine
-        machine.hold_idle = False
-        stop = Stop.TIME
         if machine.position < motion.position:
+            machine.hold_idle = False
             stop = machine.run(until_position=motion.position, host_ms=BURST_MS)
-            if stop == Stop.ASKED:
+            if stop != Stop.TIME:
+                if stop != Stop.ASKED:
+                    self._finish(stop)
                 return
-        if motion.keep:
-            self._leave_snapshot()
-        self._finish(stop)
+        for _ in self._burst():
+            if machine.trace.head >= motion.records:
+                self._finish(Stop.TIME)
+                if motion.keep:
+                    self._leave_snapshot()
+                return
+            stop_before = self._next_boundary()
+            if stop_before is not None:
+                self._finish(stop_before)
+                return
+
+    def _reach(self, motion: msg.Reach) -> None:
+        self.machine.hold_idle = False
+        stop = self.machine.run(host_ms=BURST_MS)
+        if stop != Stop.ASKED or self.machine.trace.head >= motion.records:
+            self._finish(stop)
 
     def _scan(self, motion: msg.Scan) -> None:
-        self._finish(Stop.ASKED)
+        """Collect boundaries. A moment within idle time, where the scan may have begun, is none."""
+        machine = self.machine
+        for _ in self._burst():
+            if machine.position >= motion.position:
+                self._finish(Stop.TIME)
+                return
+            since = machine.idle_since
+            if since is None or since == machine.now():
+                self._found.append(machine.position)
+            stop = self._next_boundary(motion.grain)
+            if stop is not None:
+                self._finish(stop)
+                return
 
     def _finish(self, stop: str, why: str = "") -> None:
         """The motion is over."""
@@ -296,12 +356,13 @@ class Service:
         self.machine.trace.publish()
         return self.reporter.status()._replace(
             running=isinstance(self.motion, msg.Run),
-            travelling=isinstance(self.motion, (msg.Travel, msg.Scan)),
+            travelling=isinstance(self.motion, (msg.Travel, msg.Reach, msg.Scan)),
             stop=self.stop,
             why=self.why,
             speed=self.speed,
             warp=self.warp,
             pid=os.getpid(),
+            cpu=time.process_time(),
             work=self.work,
         )
 

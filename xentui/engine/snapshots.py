@@ -30,14 +30,15 @@ FAULT_SECONDS = 1.5e-6
 class Snapshots:
     """When this process leaves a snapshot behind, and how."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
         self._next = 0.0
         self._faults = 0
         self._fork_seconds = 0.0
 
     def due(self, work: float) -> bool:
         """Is it time, after `work` seconds of running since the start?"""
-        return work >= self._next
+        return self._wanted and work >= self._next
 
     def leave(self, channel: Channel, status: Status, work: float) -> tuple[Channel, Activate] | None:
         """Leave a copy behind and send its socket to the console. In a copy that was told to go on: its socket and

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xentui.engine import messages as msg
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from xentui.engine.messages import Setup, Status
+    from xentui.engine.messages import Status
+    from xentui.engine.setup import Setup
     from xentui.engine.wire import Channel
 
 KEPT = 24
@@ -47,17 +48,23 @@ class Consoles(dict[int, ConsoleLog]):
         return log
 
 
+class Fork(NamedTuple):
+    """Where two branches part: the last moment that they share."""
+
+    position: int = 0
+    time: int = 0
+    records: int = 0
+    told: int = 0
+    actions: int = 0
+
+
 @dataclass
 class Branch:
     """One course of events. It shares what was before `fork` with its parent."""
 
     number: int
     parent: int | None = None
-    fork_told: int = 0
-    fork_actions: int = 0
-    fork_position: int = 0
-    fork_time: int = 0
-    fork_records: int = 0
+    fork: Fork = field(default_factory=Fork)
     cause: Any = None
     """The Action that it began with."""
     end_position: int = 0
@@ -131,11 +138,7 @@ class Timeline:
         new = Branch(
             len(self.branches),
             old.number,
-            number,
-            event.number,
-            event.position,
-            event.time,
-            event.records,
+            Fork(event.position, event.time, event.records, number, event.number),
             event.action,
             event.position,
             event.time,
@@ -175,6 +178,16 @@ class Timeline:
             branch = self.branches[branch.parent]
         return parts
 
+    def parting(self, one: Branch, other: Branch) -> Fork:
+        """The last moment that two branches share."""
+        ours = self.lineage(one)
+        theirs = dict(self.lineage(other))
+        for number, child in ours:
+            if number in theirs:
+                forks = [branch.fork for branch in (child, theirs[number]) if branch is not None]
+                return min(forks, default=Fork(one.end_position, one.end_time, one.end_records))
+        return Fork()
+
     def usable(self, branch: Branch | None = None) -> list[Kept]:
         """The snapshots of a branch's past (by default the current one's), oldest first."""
         chosen = []
@@ -185,9 +198,9 @@ class Timeline:
             child = limits[kept.branch]
             status = kept.status
             if child is None or (
-                status.position <= child.fork_position
-                and status.told <= child.fork_told
-                and status.actions <= child.fork_actions
+                status.position <= child.fork.position
+                and status.told <= child.fork.told
+                and status.actions <= child.fork.actions
             ):
                 chosen.append(kept)
         return sorted(chosen, key=lambda kept: (kept.status.position, kept.status.told, kept.status.actions))

@@ -150,6 +150,7 @@ class Timer:
     PERIODIC = 1
     SET_TIMER_OP = 2
     POLL = 3
+    VIRTUAL = 4
 
 
 class Cause:
@@ -170,6 +171,34 @@ class SharedRing:
     XENSTORE_RESPONSE = 3
 
 
+class Fault:
+    """`number` of INJECT: what was broken on purpose; the catalogue is in faults.py."""
+
+    FAIL = 1
+    DROP_EVENT = 2
+    DELAY_EVENT = 3
+    DUPLICATE_EVENT = 4
+    SEND_EVENT = 5
+    MASK = 6
+    EXCEPTION = 7
+    NMI = 8
+    FLIP_REGISTER = 9
+    FLIP_MEMORY = 10
+    FLIP_PTE = 11
+    FLIP_RAW_PTE = 12
+    REVOKE_GRANT = 13
+    STEAL = 14
+    WALL_CLOCK = 15
+    SQUEEZE = 16
+    CORRUPT_RING = 17
+    PAUSE = 18
+    UNPAUSE = 19
+    CRASH = 20
+    DESTROY = 21
+    NO_VALIDATOR = 22
+    DISARM = 23
+
+
 def names_of(namespace: type) -> dict[int, str]:
     """Number to name, in lower case, of one of the classes above."""
     return {number: name.lower() for name, number in vars(namespace).items() if name.isupper()}
@@ -186,7 +215,7 @@ FIELDS: dict[int, str] = {
     Kind.SOFTWARE_INTERRUPT: "number=vector:vector a=call:d c=handler:x d=rings:rings_via_xen",
     Kind.SYSCALL: "number=call:d a=arg1:x b=arg2:x c=handler:x d=rings:rings_via_xen",
     Kind.IRET: "a=to_rip:x b=flags:x c=to_rsp:x d=rings:rings_via_xen",
-    Kind.CONTINUATION: "number=hypercall:d a=arg1:x b=arg2:x c=arg3:x d=arg4:x",
+    Kind.CONTINUATION: "number=hypercall:hypercall a=arg1:x b=arg2:x c=arg3:x d=arg4:x",
     Kind.EMULATED: "number=instruction:emulated a=value:x b=operand:x",
     Kind.IO_PORT: "number=port:x a=write:flag b=bytes:d c=value:x",
     Kind.CPUID: "number=leaf:x a=subleaf:x b=eax_ebx:pair c=ecx_edx:pair",
@@ -220,7 +249,7 @@ FIELDS: dict[int, str] = {
     Kind.DOMAIN_SHUTDOWN: "number=reason:shutdown",
     Kind.DOMAIN_CRASH: "number=reason:shutdown a=address:x b=error_code:x",
     Kind.DOMAIN_DESTROY: "a=pages:d",
-    Kind.INJECT: "number=fault:d a=arg1:x b=arg2:x c=arg3:x d=arg4:x result=result:signed",
+    Kind.INJECT: "number=fault:fault a=arg1:x b=arg2:x c=arg3:x d=struck:d result=result:signed",
     Kind.LOST: "a=records:d",
     Kind.MARK: "number=mark:d",
 }
@@ -228,7 +257,8 @@ FIELDS: dict[int, str] = {
 
 A format of `trace_decode.FORMATS` says how the value is shown; a slot may be shown in several ways. `rings` is
 `rings(from, to)`, `rings_via_xen` the same with ring 0 in between, `runner` is `runner(domain, vcpu)`, `pair` two
-32-bit registers, the first in the low half. A 32-bit guest's fifth hypercall argument (only
+32-bit registers, the first in the low half. `struck` of INJECT is 0 when a fault is injected, and counts what an armed
+one does from then on. A 32-bit guest's fifth hypercall argument (only
 `update_va_mapping_otherdomain` has one) lies in the high half of d.
 """
 
@@ -244,7 +274,9 @@ def runner(domain: int, vcpu: int) -> int:
 
 
 Put = Callable[[int, int, int, int, int, int, int, int, int, int, int], None]
+PutRows = Callable[[bytes, int, int], None]
 Flush = Callable[[memoryview], None]
+Listener = Callable[[int, Record], None]
 
 RING_MAGIC = b"XENTUITR"
 RING_VERSION = 1
@@ -270,6 +302,10 @@ class TraceRing:
     """
 
     put: Put
+    put_rows: PutRows
+    """Append records as bytes, in the order of time: `put_rows(records, time of the first, time of the last)`."""
+    listen: Callable[[Listener | None], None]
+    """Let a function hear every record, with its number, once it is written; None: no longer. Else it costs nothing."""
 
     def __init__(
         self,
@@ -303,21 +339,38 @@ class TraceRing:
         ring_bytes = self.capacity * record_size
         chunk_bytes = min(CHUNK_RECORDS, self.capacity) * record_size
         never = 1 << 64
+        listener: Listener | None = None
         lapped = 0  # records written in the laps before this one
         offset = 0  # of the next record in the ring
         start = 0  # of the chunk being filled
-        end = chunk_bytes  # of that chunk when it is full
+        chunk_end = chunk_bytes  # of that chunk when it is full
+        end = chunk_end  # where there is something to do: the chunk's, or with a listener the next record's
         limit = 0 if chunk_time else never  # virtual time at which that chunk is cut
 
         def cut() -> None:
-            nonlocal lapped, offset, start, end
+            nonlocal lapped, offset, start, chunk_end, end
             if flush is not None and offset > start:
                 flush(rows[start:offset])
             if offset == ring_bytes:
                 lapped += ring_bytes // record_size
                 offset = 0
             start = offset
-            end = start - start % chunk_bytes + chunk_bytes
+            chunk_end = start - start % chunk_bytes + chunk_bytes
+            end = chunk_end if listener is None else offset + record_size
+
+        def reach_end() -> None:
+            nonlocal end
+            number, written = lapped + offset // record_size - 1, offset - record_size
+            if offset == chunk_end:
+                cut()
+            if listener is not None:
+                end = offset + record_size
+                listener(number, Record(*RECORD.unpack_from(rows, written)))
+
+        def listen(new: Listener | None) -> None:
+            nonlocal listener, end
+            listener = new
+            end = chunk_end if new is None else offset + record_size
 
         def reach(time: int) -> None:
             nonlocal limit
@@ -325,30 +378,33 @@ class TraceRing:
             limit = time - time % chunk_time + chunk_time
 
         def put(
-            time: int,
-            rip: int,
-            kind: int,
-            vcpu: int,
-            domain: int,
-            number: int,
-            a: int,
-            b: int,
-            c: int,
-            d: int,
-            result: int,
-        ) -> None:
+            time: int, rip: int, kind: int, vcpu: int, domain: int, number: int,
+            a: int, b: int, c: int, d: int, result: int,
+        ) -> None:  # fmt: skip
             nonlocal offset
             if time >= limit:
                 reach(time)
             pack_into(rows, offset, time, rip, kind, vcpu, domain, number, a, b, c, d, result)
             offset += record_size
             if offset == end:
-                cut()
+                reach_end()
+
+        def put_rows(rows_of_a_batch: bytes, first: int, last: int) -> None:
+            nonlocal offset
+            size = len(rows_of_a_batch)
+            if first < limit and last < limit and offset + size < end:
+                rows[offset : offset + size] = rows_of_a_batch
+                offset += size
+            else:  # a chunk is cut somewhere among them
+                for row in RECORD.iter_unpack(rows_of_a_batch):
+                    put(*row)
 
         def head() -> int:
             return lapped + offset // record_size
 
         self.put = put
+        self.put_rows = put_rows
+        self.listen = listen
         self._cut = cut
         self._head = head
 

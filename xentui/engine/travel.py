@@ -23,9 +23,12 @@ Plan = Generator[Command, msg.Done, str]
 
 CLOSE = 64
 """Half nanoseconds before a moment from which on it is approached instruction by instruction: some instructions."""
+_FINE = 1024
+"""Half nanoseconds that are looked through instruction by instruction."""
+_PIECES = 64
 _WIDER = 16
-_FAR = 4096
-"""Half nanoseconds that are worth a snapshot of their own."""
+_FAR = 1 << 20
+"""Half nanoseconds that are worth a snapshot of their own: a millisecond of running or so."""
 
 
 def leave(engine: Engine) -> Generator[Command, msg.Done, msg.Status]:
@@ -59,10 +62,9 @@ def to_record(engine: Engine, number: int) -> Plan:
 
 
 def to_branch(engine: Engine, branch: Branch) -> Plan:
-    """Go to the end of another branch."""
+    """Go to the end of another branch. All that it does not share with the present one is run again."""
     yield from leave(engine)
-    engine.use_branch(branch)
-    engine.wake_before(branch.end_position)
+    engine.wake_before(engine.use_branch(branch))  # from where they part, so that its trace is written again
     yield partial(msg.Travel, position=branch.end_position)
     return ""
 
@@ -70,22 +72,49 @@ def to_branch(engine: Engine, branch: Branch) -> Plan:
 def back_by_steps(engine: Engine, count: int) -> Plan:
     """Go back by instructions of the machine: to the last boundary before the present one, or the `count`th last."""
     here = (yield from leave(engine)).position
-    beginning = engine.timeline.usable()[0].status.position
-    reach = CLOSE * count
-    while True:
-        start = max(here - reach, beginning)
-        kept = engine.wake_before(start)
-        keep = start - kept.status.position > _FAR
-        yield partial(msg.Travel, position=start, keep=keep)
-        found = (yield partial(msg.Scan, position=here)).found
-        engine.discard()
-        if len(found) >= count or start == beginning:
+    left = count
+    while left:
+        found = yield from _boundaries_before(engine, here, left)
+        if not found:
             break
+        here = found[-left] if left <= len(found) else found[0]
+        left -= min(left, len(found))
+    engine.wake_before(here)
+    yield partial(msg.Travel, position=here)
+    return "this is where the machine was started" if left else ""
+
+
+def _boundaries_before(engine: Engine, here: int, wanted: int) -> Generator[Command, msg.Done, tuple[int, ...]]:
+    """The boundaries just before a position: about as many as wanted, at least one if there is any.
+
+    Most often they lie within some instructions' time. Where a long hypercall or idle time lies between, a wider part
+    is looked through in ever finer steps.
+    """
+    beginning = engine.timeline.usable()[0].status.position
+    reach = CLOSE * wanted
+    fine = max(_FINE, 2 * reach)
+    found: tuple[int, ...] = ()
+    start = here
+    while not found and start > beginning:
+        start = max(here - reach, beginning)
+        found, grain = yield from _scan(engine, start, here, reach, fine)
         reach *= _WIDER
-    target = found[-min(count, len(found))] if found else here
-    engine.wake_before(target)
-    yield partial(msg.Travel, position=target)
-    return "" if len(found) >= count else "this is where the machine was started"
+    while len(found) and grain > 1:
+        finer, grain = yield from _scan(engine, found[-1], here, grain, fine)
+        found = finer or found[-1:]
+    return found
+
+
+def _scan(
+    engine: Engine, start: int, here: int, span: int, fine: int
+) -> Generator[Command, msg.Done, tuple[tuple[int, ...], int]]:
+    """Boundaries between two positions, and how far apart they are at least, given the part to be looked through."""
+    grain = span // _PIECES if span > fine else 1
+    kept = engine.wake_before(start)
+    yield partial(msg.Travel, position=start, keep=start - kept.status.position > _FAR)
+    found = (yield partial(msg.Scan, position=here, grain=grain)).found
+    engine.discard()
+    return found, grain
 
 
 def back_to(engine: Engine, condition: Any) -> Plan:

@@ -150,6 +150,7 @@ class RecordingWriter:
         self._limit = chunk_time
         self._compress: Callable[[bytes], bytes] | None = None
         self._images: dict[str, bytes] = {}
+        self._known_images: set[str] = set()
         self._open = True
         self._file.raw(layout.MAGIC)
         self._file.block(layout.HEADER, body)
@@ -178,7 +179,9 @@ class RecordingWriter:
 
         They are written behind the first chunk of records (or at the end), so as not to hold up a guest's first line.
         """
-        self._images.update(images)
+        for digest in images.keys() - self._known_images:
+            self._images[digest] = images[digest]
+            self._known_images.add(digest)
 
     def _write_images(self) -> None:
         images, self._images = self._images, {}

@@ -76,7 +76,7 @@ class CommandLine(Horizontal):
     """Hidden until it is opened; `Done` brings what was typed, or that it was given up."""
 
     DEFAULT_CSS = """
-    CommandLine { display: none; height: 1; dock: bottom; background: $surface; }
+    CommandLine { display: none; height: 1; background: $surface; }
     CommandLine.-open { display: block; }
     CommandLine Label { width: auto; color: $accent; text-style: bold; padding: 0 0 0 1; }
     CommandLine Input { width: 1fr; background: $surface; border: none; padding: 0; }

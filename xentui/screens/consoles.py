@@ -11,7 +11,7 @@ from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.strip import Strip
 
-from xentui.screens.pane import Pane
+from xentui.screens.rows import RowPane
 from xentui.screens.terminal import BACKGROUND, FOREGROUND, Terminal
 from xentui.screens.words import plain
 
@@ -66,7 +66,7 @@ class Screen:
         return answers
 
 
-class Consoles(Pane):
+class Consoles(RowPane):
     """Tabs in the first line, the chosen terminal below, scroll-back above its screen."""
 
     TITLE = "Consoles"
@@ -125,6 +125,8 @@ history; the old one stays.
         self.names = {**gone, **{number: plain(domain.name) for number, domain in domains.items()}, LOG: "Xen"}
         for domain in status.domains:
             self._printed[domain.id] = domain.written
+        if self.typing and self.chosen not in domains:
+            self.end_typing()
         if self.app.chosen_domain != self._followed and not self.typing:
             self._follow(self.app.chosen_domain)
         if self.chosen not in self.names:
@@ -138,7 +140,7 @@ history; the old one stays.
             self.app.feed.changed = True
         self._seen[self.chosen] = self._printed.get(self.chosen, 0)
         self._subtitle(status)
-        self.refresh()
+        self.repaint()
 
     def _text(self, number: int, status: Any) -> bytes:
         if number == LOG:
@@ -175,7 +177,7 @@ history; the old one stays.
         self.app.typing = domain
         self.focus()
         self.app.refresh_panes()
-        self.refresh()
+        self.repaint()
 
     def end_typing(self) -> None:
         """Take the keyboard back."""
@@ -183,7 +185,7 @@ history; the old one stays.
         self.app.typing = ""
         self.app.feed.changed = True
         self.app.refresh_panes()
-        self.refresh()
+        self.repaint()
 
     def on_blur(self) -> None:
         """Something else has the keyboard."""
@@ -243,7 +245,7 @@ history; the old one stays.
             self.back = max(0, min(most, self.back - rows))
             if self._status is not None:
                 self._subtitle(self._status)
-            self.refresh()
+            self.repaint()
 
     def action_bottom(self) -> None:
         """Back to the newest row."""
@@ -302,9 +304,8 @@ history; the old one stays.
             segments += [Segment(text, self.get_component_rich_style(f"tabs--{kind}")), Segment(" ", gap)]
         return Strip(segments).adjust_cell_length(width, gap)
 
-    def render_line(self, y: int) -> Strip:
+    def draw_row(self, y: int, width: int) -> Strip:
         """The tabs, then rows of history and screen, the newest at the bottom."""
-        width = self.size.width
         if y == 0:
             return self._tab_line(width)
         screen = self.screens.get(self.chosen)

@@ -224,7 +224,7 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
     def _breakpoints(self) -> set[int]:
         """Addresses of the breakpoints that count for this domain."""
         who = self.who()
-        found = getattr(getattr(self.app, "engine", None), "breakpoints", None) or ()
+        found = (getattr(getattr(self.app, "engine", None), "breakpoints", None) or {}).values()
         return {
             point.address
             for point in found

@@ -14,7 +14,7 @@ from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.strip import Strip
 
-from xentui.screens.pane import Pane
+from xentui.screens.rows import RowPane
 from xentui.screens.words import STATES, count, plain
 
 if TYPE_CHECKING:
@@ -74,11 +74,12 @@ class History:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table: its heading, width, least pane width to be shown at, ink, and what stands in it."""
+    """One column of the table."""
 
     title: str
     width: int
-    needs: int
+    rank: int
+    """The narrower the pane, the fewer ranks are shown, the lowest first."""
     ink: str
     text: Callable[[Any, History], str]
     left: bool = False
@@ -107,20 +108,20 @@ COLUMNS: tuple[Column, ...] = (
     Column("domain", 12, 0, "", lambda domain, history: plain(domain.name), True),
     Column("state", 11, 0, "state", _state, True),
     Column("CPU", 5, 0, "", lambda domain, history: f"{min(history.rate('cpu'), 9.99):.0%}"),
-    Column("", 16, 96, "blue", lambda domain, history: history.spark("cpu", 16, 1.0), True),
-    Column("mem", 5, 46, "", _memory),
-    Column("vCPU", 4, 52, "", lambda domain, history: str(domain.vcpus)),
-    Column("kernel", 10, 84, "muted", _width, True),
-    Column("hyperc/s", 8, 40, "", _rate("hypercalls")),
-    Column("", 12, 130, "blue", lambda domain, history: history.spark("hypercalls", 12), True),
-    Column("traps/s", 7, 60, "", _rate("traps")),
-    Column("direct/s", 8, 68, "", _rate("direct")),
-    Column("", 12, 144, "orange", lambda domain, history: history.spark("direct", 12), True),
-    Column("events/s", 8, 76, "", _rate("events")),
+    Column("", 16, 7, "blue", lambda domain, history: history.spark("cpu", 16, 1.0), True),
+    Column("mem", 5, 2, "", _memory),
+    Column("vCPU", 4, 3, "", lambda domain, history: str(domain.vcpus)),
+    Column("kernel", 10, 6, "muted", _width, True),
+    Column("hyperc/s", 8, 1, "", _rate("hypercalls")),
+    Column("", 12, 8, "blue", lambda domain, history: history.spark("hypercalls", 12), True),
+    Column("traps/s", 7, 4, "", _rate("traps")),
+    Column("direct/s", 8, 4, "", _rate("direct")),
+    Column("", 12, 9, "orange", lambda domain, history: history.spark("direct", 12), True),
+    Column("events/s", 8, 5, "", _rate("events")),
 )
 
 
-class Domains(Pane):
+class Domains(RowPane):
     """A line for each domain; what is chosen here is what commands mean when they name none."""
 
     TITLE = "Domains"
@@ -182,17 +183,20 @@ destroys it (asks), `+`/`-` give it memory or take it by its balloon, `N` create
                     )
                 )
         self.domains = status.domains
-        self.refresh()
+        self.repaint()
 
     # --- drawing -----------------------------------------------------------------------------------------------------
 
     def _columns(self) -> list[Column]:
-        width = self.size.width
-        return [column for column in COLUMNS if column.needs <= width]
+        for rank in range(max(column.rank for column in COLUMNS), -1, -1):
+            shown = [column for column in COLUMNS if column.rank <= rank]
+            if sum(column.width + 1 for column in shown) <= self.size.width:
+                return shown
+        return [column for column in COLUMNS if column.rank == 0]
 
-    def render_line(self, y: int) -> Strip:
+    def draw_row(self, y: int, width: int) -> Strip:
         """Heading, then a domain a line."""
-        columns, width = self._columns(), self.size.width
+        columns = self._columns()
         if y == 0:
             style = self.get_component_rich_style("domains--head", partial=True)
             return self._strip([(self._fit(column.title, column), style) for column in columns], width)
@@ -233,14 +237,14 @@ destroys it (asks), `+`/`-` give it memory or take it by its balloon, `N` create
         if self.domains:
             at = max(0, min(len(self.domains) - 1, self._cursor() + step))
             self.app.chosen_domain = self.domains[at].name
-            self.refresh()
+            self.repaint()
 
     def on_click(self, event: events.Click) -> None:
         """A click on a domain chooses it."""
         at = event.y - 2
         if 0 <= at < len(self.domains):
             self.app.chosen_domain = self.domains[at].name
-            self.refresh()
+            self.repaint()
 
     def action_command(self, name: str) -> None:
         """A command of the table, for the chosen domain."""

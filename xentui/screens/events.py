@@ -45,7 +45,8 @@ the place of device interrupts. Each event is one bit: it says *that* something 
 * **Pending events** are a bitmask that Xen sets before it calls the guest's *event-callback handler*. The handler
   clears them. Here the bits lie as in `shared_info`: a row is one word of `evtchn_pending` and of `evtchn_mask`.
 * A **selector** word in each `vcpu_info` says which words are worth a look (▸); `evtchn_upcall_pending` says that the
-  selector is. So a guest finds one of thousands of events with two bit scans.
+  selector is. So a guest finds one of thousands of events with two bit scans. A domain that has switched to the newer
+  FIFO ABI has queues instead, one a priority, shown at its vCPUs; its bitmaps lie idle.
 * **upcalls masked**: the guest may defer all events by a flag that Xen reads, "analogous to disabling interrupts on a
   real processor". Many events that wait then cost *one* upcall.
 * A **port** is one end of a channel. Its peer is a port of another domain, a virtual interrupt (VIRQ), another vCPU of
@@ -141,6 +142,9 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
                  (selector, "orange" if vcpu["selector"] else "dim"), ("  callback ", "label"),
                  (f"{vcpu['callback']:x}", "" if vcpu["callback"] else "dim")]
             )  # fmt: skip
+            for priority, queued in vcpu["queues"].items():
+                chain = " → ".join(map(str, queued))
+                lines.append([(f"        queue {priority:<2} ", "label"), (chain, "orange")])
         if len(bits["vcpus"]) > 4:
             lines.append([(f"and {len(bits['vcpus']) - 4} more vCPUs", "dim")])
         return lines
@@ -162,17 +166,18 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
             line: Line = [(f"{word:>4}  ", "label"), ("▸ " if marked else "  ", "orange")]
             for bit in range(width):
                 port = word * width + bit
-                text, style = self._cell(bits, port, port in ports)
+                text, style = self._cell(bits, port, ports.get(port))
                 line.append((text, f"{style}+cursor" if port == self.port else style))
             lines.append(_merged(line))
         return lines
 
-    def _cell(self, bits: dict[str, Any], port: int, used: bool) -> tuple[str, str]:
-        pending = bool(bits["pending"][port >> 3] >> (port & 7) & 1)
-        masked = bool(bits["mask"][port >> 3] >> (port & 7) & 1)
-        if not used and not pending:
-            return ("○" if masked else "·", "dim")
-        return _CELLS[pending, masked]
+    def _cell(self, bits: dict[str, Any], port: int, used: dict[str, Any] | None) -> tuple[str, str]:
+        """A port's character and ink; those in use by the ABI that the domain has, others by the bitmaps."""
+        if used is not None:
+            return _CELLS[used["pending"], used["masked"]]
+        pending = bits["pending"][port >> 3] >> (port & 7) & 1
+        masked = bits["mask"][port >> 3] >> (port & 7) & 1
+        return _CELLS[True, bool(masked)] if pending else ("○" if masked else "·", "dim")
 
     def _overview(self, bits: dict[str, Any]) -> list[Line]:
         """The whole bitmap, two words a row by half blocks: orange pending, blue masked, grey neither."""
@@ -208,7 +213,7 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
             lines.append(fit([(f"{seconds(event.time)[:-3]}  ", "dim"), (event.text, "")], width))
         lines.append(heading("ports in use", width, f"{len(ports)}"))
         for port, used in ports.items():
-            text, style = self._cell(bits, port, True)
+            text, style = self._cell(bits, port, used)
             here = "cursor" if port == self.port else ""
             lines.append(
                 fit([(f"{text} ", style), (f"{port:>4}  {used['state']:<12}", here), (f" {used['peer']}", "")], width)

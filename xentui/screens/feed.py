@@ -47,6 +47,8 @@ class Feed:
 
     def _statusevent(self, event: Any) -> None:
         self.status = self.engine.status
+        if not self.status.failed:
+            self.failure = ""  # gone back to a moment before it died
 
     def _ended(self, event: Any) -> None:
         if self.status is None or self.status.live:

@@ -25,8 +25,14 @@ class Pane(Widget, can_focus=True):
         """Move everything to a moment: a position (half ns), a virtual time (ns) or a trace record's number."""
 
         position: int | None = None
-        time: int | None = None
+        time: int | None = None  # type: ignore[assignment]
         record: int | None = None
+
+        def __post_init__(self) -> None:
+            """Textual keeps in `time` when a message was made, by the host's clock: here it is the virtual time."""
+            wanted = self.time
+            super().__post_init__()
+            self.time = wanted
 
     @dataclass
     class WhoWrote(Message):

@@ -29,7 +29,7 @@ class StatusBar(Widget):
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"bar--run", "bar--stop", "bar--fail", "bar--key", "bar--muted"}
     DEFAULT_CSS = """
-    StatusBar { dock: bottom; height: 2; background: $surface; color: $foreground; }
+    StatusBar { height: 2; background: $surface; color: $foreground; }
     StatusBar .bar--run { background: $primary; color: $background; text-style: bold; }
     StatusBar .bar--stop { background: $accent; color: $background; text-style: bold; }
     StatusBar .bar--fail { background: $error; color: $background; text-style: bold; }
@@ -80,7 +80,7 @@ class StatusBar(Widget):
             line.append(f"  {plain(names.get(domain, f'domain {domain}'))} vCPU {vcpu}")
         if status.running:
             line.append(f"  {speed(status.speed)}", muted)
-        elif status.why:
+        elif status.why and status.why != "paused":
             line.append(f"  {plain(status.why)}", Style(color=style("bar--stop").bgcolor))
         if status.branch:
             line.append(f"  branch {status.branch}", muted)

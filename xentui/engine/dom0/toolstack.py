@@ -79,6 +79,7 @@ class Toolstack:
         ramdisk = read_ramdisk(spec.ramdisk) if spec.ramdisk else None
         machine, hv = self.machine, self.machine.hv
         domain = Domain(hv, self.next_domid, spec.name, image.width)
+        domain.kernel = spec.kernel
         domain.handle = uuid.UUID(int=self.next_domid).bytes
         domain.max_pages = max(spec.memory, spec.maxmem) << 8
         builder = DomainBuilder(hv, machine.processor, image, domain)

@@ -9,7 +9,6 @@ from xentui.engine.views import ViewError
 from xentui.engine.views.find import (
     GENERAL,
     address_of,
-    flags_of,
     is_loaded,
     peek,
     register,
@@ -59,7 +58,7 @@ def registers(machine: Machine, domain: int, vcpu: int = 0) -> dict[str, Any]:
     """Every register, what its mode is, and what the hypervisor keeps beside them."""
     who = vcpu_of(machine, domain, vcpu)
     state = state_of(who)
-    q, i, flags = state.q, state.i, flags_of(state)
+    q, i, flags = state.q, state.i, who.processor.flags_of(state)
     wide = bool(i[s.HFLAGS] & s.HF_CS64)
     layout = LAYOUT64 if who.width == 64 else LAYOUT32
     cr2 = layout.VCPU_INFO_arch_cr2

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from xentui.engine.views.find import domain_of
 from xentui.engine.xen.abi import core
+from xentui.engine.xen.abi.event_channel import EVTCHN_FIFO_PRIORITY_DEFAULT
 from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
 from xentui.engine.xen.event_channel import INTERDOMAIN, IPI, STATE_NAMES, UNBOUND, VIRQ
+from xentui.engine.xen.event_fifo import Fifo
 
 if TYPE_CHECKING:
     from xentui.engine.machine import Machine
@@ -22,11 +24,13 @@ VIRQ_NAMES = {value: name.removeprefix("VIRQ_") for name, value in vars(core).it
 def bitmaps(machine: Machine, domain: int) -> dict[str, Any]:
     """`evtchn_pending` and `evtchn_mask` of shared_info as they lie, and each vCPU's selector and upcall bytes.
 
-    `abi` names the ABI in use; the bitmaps of a domain that has left the two-level one lie idle.
+    `abi` names the ABI in use; the bitmaps of a domain that has left the two-level one lie idle, and its vCPUs have
+    `queues`: priority to the ports that are linked, first to last.
     """
     found = domain_of(machine, domain)
     layout = LAYOUT32 if found.width == 32 else LAYOUT64
     size = layout.EVTCHN_2L_NR_CHANNELS // 8
+    fifo = found.events.abi if isinstance(found.events.abi, Fifo) else None
     pending, mask, selector = (
         layout.SHARED_INFO_evtchn_pending,
         layout.SHARED_INFO_evtchn_mask,
@@ -51,6 +55,7 @@ def bitmaps(machine: Machine, domain: int) -> dict[str, Any]:
                 "mask": vcpu.info[1],
                 "selector": int.from_bytes(vcpu.info[selector : selector + word], "little"),
                 "callback": vcpu.event_callback[1],
+                "queues": fifo.queued(vcpu) if fifo else {},
             }
             for vcpu in found.vcpus
         ],
@@ -61,6 +66,7 @@ def ports(machine: Machine, domain: int) -> list[dict[str, Any]]:
     """Every port that is not free: number, state, vCPU, peer in words, and its bits."""
     found = domain_of(machine, domain)
     events = found.events
+    priorities = events.abi.priority if isinstance(events.abi, Fifo) else {}
     rows = []
     for number in events.used():
         channel = events.channels[number]
@@ -72,6 +78,7 @@ def ports(machine: Machine, domain: int) -> list[dict[str, Any]]:
                 "peer": _peer(machine, found, number),
                 "pending": events.abi.is_pending(number),
                 "masked": events.abi.is_masked(number),
+                "priority": priorities.get(number, EVTCHN_FIFO_PRIORITY_DEFAULT),
                 "remote": (channel.remote_domid, channel.remote_port) if channel.state == INTERDOMAIN else None,
             }
         )

@@ -5,13 +5,12 @@ Looking must change nothing, not even an accessed bit, so that pages are walked 
 
 from __future__ import annotations
 
-import ctypes
 import re
 from typing import TYPE_CHECKING
 
+from xentui.engine.symbols import symbols_of
 from xentui.engine.views import ViewError
 from xentui.engine.x86 import state as s
-from xentui.engine.x86 import unicorn_api
 from xentui.engine.x86.paging import FRAME_MASK, L1_SHIFT, L2_SHIFT, L3_SHIFT, L4_SHIFT, PRESENT, PSE
 from xentui.engine.x86.state import State
 from xentui.engine.xen.domain_builder import first_state
@@ -66,16 +65,6 @@ def state_of(vcpu: Vcpu) -> State:
     return State.of(vcpu.processor.state.save() if is_loaded(vcpu) else vcpu.saved)
 
 
-def flags_of(state: State) -> int:
-    """RFLAGS of a copied state; its condition codes are computed if they are in their lazy form."""
-    q, i = state.q, state.i
-    if i[s.CC_OP] == s.CC_OP_EFLAGS:
-        return q[s.EFLAGS] | q[s.CC_SRC] | (s.EF_DF if i[s.DF] & 0x8000_0000 else 0)
-    # the helper looks at nothing but the state itself, so that a copy serves
-    copy = ctypes.create_string_buffer(bytes(state.raw), s.STATE_SIZE)
-    return int(unicorn_api.read_eflags(ctypes.addressof(copy)))
-
-
 def register(state: State, name: str) -> int | None:
     """A general register or RIP by its 64-bit or 32-bit name; None if there is no such register."""
     name = name.lower().lstrip("$")
@@ -119,12 +108,17 @@ def address_of(vcpu: Vcpu, place: int | str) -> int:
 
 def symbol_address(domain: Domain, name: str) -> int:
     """Where a symbol of the domain's kernel lies. Raises ViewError."""
+    symbols = symbols_of(domain)
+    address = symbols.address(name) if symbols else None
+    if address is not None:
+        return address
     raise ViewError(f"{name!r} is neither a register nor a symbol of {domain.name}")
 
 
 def symbol_at(domain: Domain, address: int) -> str:
     """`name+0x12` of the symbol that holds an address; empty where none does."""
-    return ""
+    symbols = symbols_of(domain)
+    return symbols.name(address) if symbols else ""
 
 
 # --- memory --------------------------------------------------------------------------------------------------------

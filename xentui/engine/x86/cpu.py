@@ -24,6 +24,8 @@ from functools import partial
 from xentui.engine.x86 import native
 from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.alarm import Alarm
+from xentui.engine.x86.breakpoints import CodeBreakpoints
+from xentui.engine.x86.debug_registers import DebugRegisters
 from xentui.engine.x86.state import (
     CC_OP,
     CC_OP_EFLAGS,
@@ -65,6 +67,7 @@ _WINDOW_STEP = TLB_WINDOW_STEP // 8
 _HOUR = 3_600_000_000_000
 
 _PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
+_DR6_BS = 1 << 14
 _NOWHERE = (0, native.NO_BUDGET)
 _FETCH = 16  # page-fault error code: the access was an instruction fetch
 _MOST_INSTRUCTIONS = 512  # of a block (QEMU: TCG_MAX_INSNS)
@@ -116,6 +119,12 @@ class Processor:
         self._early_fetch = _NOWHERE
         """Where, and with what budget left, a fetch faulted before its turn; see `fetched_early`."""
         self._measuring = False
+        self.debug_registers = DebugRegisters(self)
+        self.breakpoints = CodeBreakpoints(self.cpu)
+        """In guest code; they stop `run` where code is counted."""
+        self.leaving = False
+        """A trap handler wants the processor to stop: blocks end at once."""
+        self._halted: Callable[[], bool] | None = None
         self._pin_tlb_windows()
         self.reset_state = self.state.save()
         """The state at reset, from which every vCPU's first one is made."""
@@ -166,8 +175,11 @@ class Processor:
         self.keep.append(page)
         return page.address
 
-    def add_hook(self, kind: int, callback: object, data: int = 0, *extra: int) -> int:
-        """Add a hook of Unicorn's, an address or a ctypes function, kept alive; `extra` is what its kind takes."""
+    def add_hook(self, kind: int, callback: object, data: int = 0, *extra: int, begin: int = 1, end: int = 0) -> int:
+        """Add a hook of Unicorn's, an address or a ctypes function, kept alive; `extra` is what its kind takes.
+
+        `begin`, `end`: first and last address that it is for; by default all.
+        """
         hook = ctypes.c_size_t()
         target = ctypes.c_void_p(callback) if isinstance(callback, int) else callback
         error = uc.uc_hook_add(
@@ -176,8 +188,8 @@ class Processor:
             ctypes.c_int(kind),
             target,
             ctypes.c_void_p(data),
-            ctypes.c_uint64(1),
-            ctypes.c_uint64(0),
+            ctypes.c_uint64(begin),
+            ctypes.c_uint64(end),
             *(ctypes.c_int(value) for value in extra),
         )
         uc.check(error, "adding a hook")
@@ -187,6 +199,7 @@ class Processor:
     def connect(self, handlers: TrapHandlers) -> None:
         """Hand every trap to `handlers` from now on. An exception of theirs stops the processor; `run` raises it."""
         self._hooks = TrapHooks(self, handlers).hooks
+        self.debug_registers.exception = handlers.exception
 
     def disconnect(self) -> None:
         """Take the hooks of `connect` out again."""
@@ -217,7 +230,7 @@ class Processor:
         which the budget is spent. Raises what a trap handler raised, and ProcessorError when the emulator gave up
         by itself.
         """
-        self.stop_requested = False
+        self.stop_requested = self.leaving = False
         if not self.counts_code:
             self.set_alarm(microseconds)
             self._start()
@@ -228,11 +241,9 @@ class Processor:
         while budget[0] > 0 and not budget[native.HALT]:
             self._start()
             self.settle()
-            rest = budget[0]
-            if self.stop_requested or rest <= 0 or budget[native.HALT]:
-                return
-            self._run_limited(*self._measure(rest))
-            if self.stop_requested:
+            if budget[0] > 0 and not (self.leaving or budget[native.HALT]):
+                self._run_limited(*self._measure(budget[0]))
+            if self.leaving and self._stops_here():
                 return
 
     def step(self) -> None:
@@ -240,8 +251,39 @@ class Processor:
 
         Each repetition of a REP string instruction is one, as for the processor's own single-step trap.
         """
-        self.stop_requested = False
+        self.stop_requested = self.leaving = False
         self._run_limited(1, self._block_of(1))
+        self._stops_here()
+
+    def run_one(self) -> None:
+        """From what `halt` calls: execute the one instruction at RIP."""
+        self._run_limited(1, self._block_of(1))
+
+    def _stops_here(self) -> bool:
+        """Halted: is that to stay so?"""
+        while self.leaving and not self.stop_requested:
+            then, self._halted, self.leaving = self._halted, None, False
+            if then is None or then():
+                return True
+        return self.stop_requested
+
+    def _met_breakpoint(self) -> bool:
+        """At a breakpoint: does anybody want to stop? If not, and RIP is where it was, the instruction is executed."""
+        q = self.state.q
+        address = q[RIP] + q[CS_BASE] & MASK64
+        if self.breakpoints.hit(address):
+            return True
+        if address == q[RIP] + q[CS_BASE] & MASK64 and not self.stop_requested:
+            self.run_one()
+        return False
+
+    def meets_breakpoint(self) -> bool:
+        """A debug exception: is it a breakpoint of ours? Then the processor stops before the instruction."""
+        q = self.state.q
+        if q[DR6] & _DR6_BS or q[RIP] + q[CS_BASE] & MASK64 not in self.breakpoints.addresses:
+            return False
+        self.halt(self._met_breakpoint)
+        return True
 
     def _start(self) -> None:
         """Run the emulator until something stops it."""
@@ -255,7 +297,8 @@ class Processor:
             raise failure
         if error:
             raise ProcessorError(f"the emulator stopped at RIP {state.q[RIP]:#x}: {uc.uc_strerror(error).decode()}")
-        if self.counts_code and not self.stop_requested and budget[0] >= 0 and not budget[native.HALT]:
+        asked = self.leaving or budget[native.HALT]
+        if self.counts_code and not asked and budget[0] >= 0:
             raise ProcessorError(f"the emulator gave up at RIP {state.q[RIP]:#x}: a fault within a fault")
 
     def _drop_false_flags(self) -> None:
@@ -272,14 +315,19 @@ class Processor:
         QEMU makes such a block when CPUState.cflags_next_tb asks for one (cpu_exec), and keeps it beside others
         that begin there, so that nothing is flushed. A trap on the way ends it, and so does every block that it meets.
         """
+        if count == 1 and self.debug_registers.addresses and self.debug_registers.meets():
+            return
         budget = self.budget
         budget[native.EXEMPT_BUDGET] = budget[0] - size
         self._block[native.EXEMPT_ADDRESS] = self.state.q[RIP] + self.state.q[CS_BASE] & MASK64
         self._counters[8 * native.HALT] = 1
         self._next_block[0] = count
+        if count == 1:
+            self.breakpoints.hide()
         try:
             self._start()
         finally:
+            self.breakpoints.show()
             self._next_block[0] = MASK32
             self._counters[8 * native.HALT] = 0
             budget[native.EXEMPT_BUDGET] = native.NO_BUDGET
@@ -295,13 +343,16 @@ class Processor:
         budget[0] = -1
         self._next_block[0] = count
         self._measuring = True
+        if count == 1:
+            self.breakpoints.hide()
         try:
             self._start()
             return budget[native.BLOCK_SIZE]
         finally:
             self._measuring = False
+            self.breakpoints.show()
             self._next_block[0] = MASK32
-            self.stop_requested = False
+            self.stop_requested = self.leaving = False
             budget[native.BLOCK_SIZE], budget[0] = 0, saved
 
     def _measure(self, rest: int) -> tuple[int, int]:
@@ -344,6 +395,14 @@ class Processor:
     def stop(self) -> None:
         """From a trap handler: stop when it returns. The vCPU is done with its slice."""
         self.stop_requested = True
+        self.halt(None)
+
+    def halt(self, then: Callable[[], bool] | None) -> None:
+        """From a trap handler: stop when it returns, and call `then`; True: `run` returns, else it goes on.
+
+        Unlike after `stop` the vCPU is not done with its slice.
+        """
+        self.leaving, self._halted = True, then
         state = self.state
         if state.i[CC_OP] == CC_OP_EFLAGS:
             state.q[CC_SRC] &= EF_CONDITIONS  # see native.BLOCK_HOOK

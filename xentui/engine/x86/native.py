@@ -50,7 +50,9 @@ IN_HOOK = bytes.fromhex("53 4889cb" + _IO_TAIL)
 OUT_HOOK = bytes.fromhex("53 4c89c3" + _IO_TAIL)
 SKIP_HOOK = bytes.fromhex("53 4889f3" + _IO_TAIL)
 """For the hooks that replace their instruction: RDTSC and CPUID."""
-PYTHON_HOOK, ARGUMENT, FUNCTION, LEAVES = range(4)
+#   For memory accesses, which have it in r9; the stack's pointer is stored too: mov [rbx+32],rsp
+MEMORY_HOOK = bytes.fromhex("53 4c89cb 48896320" + _IO_TAIL)
+PYTHON_HOOK, ARGUMENT, FUNCTION, LEAVES, STACK = range(5)
 
 # SYSENTER does nothing on the emulator; with no target set (SYSENTER_CS is 0) it is #GP(0) on a processor.
 #   mov rax,[rsi+16]; mov rdi,[rsi+8]; mov esi,13; xor edx,edx; jmp rax

@@ -87,7 +87,7 @@ class TrapHooks:
         q, budget = self.state.q, self.budget
         length = self._emulated_length()
         behind = self.block[2] + budget[3] - (q[RIP] + q[CS_BASE]) - length
-        if not length or not budget[3] or (budget[0] + behind > 0 and not self.processor.stop_requested):
+        if not length or not budget[3] or (budget[0] + behind > 0 and not self.processor.leaving):
             return
         if value >= 0:
             mask = (1 << 8 * size) - 1
@@ -119,12 +119,17 @@ class TrapHooks:
         exception, interrupt = handlers.exception, handlers.interrupt
         syscall, invalid = handlers.syscall, handlers.invalid_opcode
         failed, fetched_early = processor.failed, processor.fetched_early
+        breakpoints = processor.breakpoints.addresses
 
         def on_interrupt(_uc: int, vector: int, _data: int) -> None:
             try:
                 if i[EXCEPTION_IS_INT]:
                     interrupt(vector)
-                elif vector != 14 or not i[ERROR_CODE] & _FETCH or not fetched_early():
+                elif vector == 14 and i[ERROR_CODE] & _FETCH and fetched_early():
+                    pass
+                elif vector == 1 and breakpoints and processor.meets_breakpoint():
+                    processor.settle()
+                else:
                     exception(vector)
                 i[OLD_EXCEPTION] = NO_EXCEPTION
             except BaseException as error:
@@ -164,7 +169,7 @@ class TrapHooks:
             try:
                 if not rdtsc():
                     refuse(rdtsc_words)
-                elif budget[0] <= 0 or processor.stop_requested:
+                elif budget[0] <= 0 or processor.leaving:
                     leave(rdtsc_words)
             except BaseException as error:
                 failed(error)
@@ -173,7 +178,7 @@ class TrapHooks:
         def on_cpuid(_uc: int, _data: int) -> int:
             try:
                 cpuid()
-                if budget[0] <= 0 or processor.stop_requested:
+                if budget[0] <= 0 or processor.leaving:
                     leave(cpuid_words)
             except BaseException as error:
                 failed(error)
@@ -183,7 +188,7 @@ class TrapHooks:
             try:
                 value = port_in(port, size)
                 if value is not None:
-                    if budget[0] <= 0 or processor.stop_requested:
+                    if budget[0] <= 0 or processor.leaving:
                         leave(in_words, value, size)
                     return value
                 refuse(in_words)
@@ -195,7 +200,7 @@ class TrapHooks:
             try:
                 if not port_out(port, size, value):
                     refuse(out_words)
-                elif budget[0] <= 0 or processor.stop_requested:
+                elif budget[0] <= 0 or processor.leaving:
                     leave(out_words)
             except BaseException as error:
                 failed(error)

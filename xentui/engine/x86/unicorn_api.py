@@ -70,6 +70,9 @@ tb_flush = _declare("tb_flush_x86_64", None, _V)
 raise_exception_err = _declare("raise_exception_err_x86_64", None, _V, ctypes.c_int, ctypes.c_int)
 cpu_loop_exit_noexc = _declare("cpu_loop_exit_noexc_x86_64", None, _V)
 cpu_memory_rw_debug = _declare("cpu_memory_rw_debug_x86_64", ctypes.c_int, _V, _U64, _V, _U64, ctypes.c_int)
+cpu_restore_state = _declare("cpu_restore_state_x86_64", ctypes.c_bool, _V, _U64, ctypes.c_int)
+cpu_breakpoint_insert = _declare("cpu_breakpoint_insert_x86_64", ctypes.c_int, _V, _U64, ctypes.c_int, _V)
+cpu_breakpoint_remove = _declare("cpu_breakpoint_remove_x86_64", ctypes.c_int, _V, _U64, ctypes.c_int)
 read_eflags = _declare("helper_read_eflags_x86_64", ctypes.c_uint32, _V)
 
 _found = uc_version(None, None)
@@ -85,6 +88,7 @@ CTL_CPU_MODEL_WRITE = 7 | 1 << 26 | 1 << 30
 CPU_MODEL_NEHALEM = 15
 REG_CR0, REG_CR4, REG_MSR = 50, 54, 248
 
+HOOK_MEM_READ, HOOK_MEM_WRITE, MEM_READ, MEM_WRITE = 1 << 10, 1 << 11, 16, 17
 HOOK_INTR, HOOK_INSN, HOOK_BLOCK, HOOK_INSN_INVALID = 1 << 0, 1 << 1, 1 << 3, 1 << 14
 INS_IN, INS_OUT, INS_SYSCALL, INS_CPUID, INS_RDTSC, INS_SYSENTER = 218, 500, 699, 113, 608, 700
 
@@ -94,6 +98,7 @@ SyscallHook = ctypes.PYFUNCTYPE(None, _V, _V)
 SkipHook = ctypes.PYFUNCTYPE(ctypes.c_int, _V, _V)
 InHook = ctypes.PYFUNCTYPE(ctypes.c_uint32, _V, ctypes.c_uint32, ctypes.c_int, _V)
 OutHook = ctypes.PYFUNCTYPE(None, _V, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, _V)
+MemoryHook = ctypes.PYFUNCTYPE(None, _V, ctypes.c_int, _U64, ctypes.c_int, ctypes.c_int64, _V)
 
 
 def check(error: int, what: str) -> None:

@@ -44,6 +44,7 @@ from xentui.engine.xen.guest_access import access_ok
 _REGISTERS = struct.Struct("<8xQ16xQ48xQ32xQQ8xQ8xII32xI20xI").unpack_from
 _pack7, _pack8 = struct.Struct("<7Q").pack_into, struct.Struct("<8Q").pack_into
 FLAT_KERNEL_CS64, FLAT_KERNEL_SS64 = 0xE033, 0xE02B
+FLAT_KERNEL_CS32 = 0xE019
 _CLEARED = EF_AC | EF_VM | EF_RF | EF_NT | EF_TF
 _GATE_CLEARED = EF_VM | EF_RF | EF_NT | EF_TF
 _ARCH_IOPL = 1 << VMASST_TYPE_architectural_iopl
@@ -220,15 +221,21 @@ def do_callback_op(vcpu: Vcpu, command: int, argument: int, _c: int, _d: int) ->
         selector = 0
     else:
         kind, flags, selector, address = struct.unpack("<HHII", guest_access.read(vcpu, argument, 12))
-    if command == cb.CALLBACKOP_unregister and kind in _REQUIRED:
+    if command == cb.CALLBACKOP_unregister and kind in _REQUIRED[vcpu.width]:
         return -EINVAL
     if command == cb.CALLBACKOP_unregister:
         return _register(vcpu, kind, 0, 0, 0)
     return _register(vcpu, kind, selector & 0xFFFF, address, flags)
 
 
-_REQUIRED = (cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.CALLBACKTYPE_syscall)
-"""What a guest cannot take away again."""
+_REQUIRED = {
+    32: (cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.CALLBACKTYPE_syscall32, cb.CALLBACKTYPE_sysenter),
+    64: (
+        cb.CALLBACKTYPE_event, cb.CALLBACKTYPE_failsafe, cb.CALLBACKTYPE_syscall, cb.CALLBACKTYPE_syscall32,
+        cb.CALLBACKTYPE_sysenter,
+    ),
+}  # fmt: skip
+"""What a guest cannot take away again, though it may replace it."""
 
 
 def _register(vcpu: Vcpu, kind: int, selector: int, address: int, flags: int) -> int:
@@ -245,14 +252,15 @@ def _register(vcpu: Vcpu, kind: int, selector: int, address: int, flags: int) ->
         vcpu.failsafe_masks_events = masks
     elif kind == cb.CALLBACKTYPE_syscall:
         if vcpu.width == 32:
-            return -EINVAL
+            return -ENOSYS
         vcpu.syscall_callback, vcpu.syscall_masks_events = address, masks
     elif kind == cb.CALLBACKTYPE_syscall32:
-        vcpu.syscall32_callback = (selector, address)
+        vcpu.syscall32_callback, vcpu.syscall32_masks_events = (selector, address), masks
     elif kind == cb.CALLBACKTYPE_sysenter:
-        vcpu.sysenter_callback = (selector, address)
+        vcpu.sysenter_callback, vcpu.sysenter_masks_events = (selector, address), masks
     elif kind == cb.CALLBACKTYPE_nmi:
-        vcpu.traps[X86_EXC_NMI] = TrapHandler(address, selector or FLAT_KERNEL_CS64, 0, True) if address else None
+        kernel = FLAT_KERNEL_CS64 if vcpu.width == 64 else FLAT_KERNEL_CS32
+        vcpu.traps[X86_EXC_NMI] = TrapHandler(address, kernel, 0, True) if address else None
     else:
         return -ENOSYS
     return 0

@@ -13,6 +13,7 @@ from xentui.engine.x86.paging import AddressSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from xentui.engine.x86.cpu import Processor
     from xentui.engine.xen.event_channel import EventChannels
@@ -82,7 +83,9 @@ class Vcpu:
         self.syscall_callback = 0
         self.syscall_masks_events = False
         self.syscall32_callback = (0, 0)
+        self.syscall32_masks_events = False
         self.sysenter_callback = (0, 0)
+        self.sysenter_masks_events = False
         self.iopl = 0
         self.io_bitmap, self.io_bitmap_ports = 0, 0
         self.gdt_frames: list[int] = []
@@ -108,6 +111,8 @@ class Vcpu:
         self.in_multicall = False
         self.continuation: tuple[int, ...] | None = None
         """The arguments with which the entry of a multicall that was preempted goes on (continuation.py)."""
+        self.virtual_alarm: int | None = None
+        """The virtual time at which it wants its alarm (virtual_timer.py)."""
         self.poll_ports: tuple[int, ...] | None = None
         self.virq_ports: dict[int, int] = {}
         self.nmi_pending = self.in_nmi = False
@@ -189,6 +194,8 @@ class Domain:
         """Frames of its own in which the FIFO event channels' queues are."""
         self.events: EventChannels
         self.grants: GrantTable
+        self.kernel: Path | None = None
+        """The file that it was started from."""
         self.console_frame, self.console_port = NO_FRAME, 0
         self.store_frame, self.store_port = NO_FRAME, 0
         self.shutdown_code: int | None = None

@@ -32,7 +32,7 @@ from xentui.engine.x86.state import (
     RIP,
     RSI,
 )
-from xentui.engine.xen import callback, cpuid, hypercall, io_port, time, traps
+from xentui.engine.xen import callback, cpuid, hypercall, io_port, syscall_entry, time, traps
 from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi.errno import EFAULT, ENOSYS
 from xentui.engine.xen.emul_priv_op import CR4_TSD
@@ -181,19 +181,10 @@ class Entry:
             traps.software_interrupt(vcpu, vector)
 
     def _guest_syscall(self, vcpu: Vcpu, rip: int) -> None:
-        """User code of a 64-bit guest called its kernel: through the hypervisor, as both are in ring 3."""
-        hv, q = self.hv, self.q
-        if not vcpu.syscall_callback or vcpu.width == 32:
-            q[RIP] = rip
-            traps.inject(vcpu, x.X86_EXC_UD)
-            return
-        hv.clock.charge(COST_ENTRY)
+        """User code called its kernel: through the hypervisor, as SYSCALL leads into ring 0."""
+        self.hv.clock.charge(COST_ENTRY)
         self.traps += 1
-        if callback.bounce(vcpu, 0, vcpu.syscall_callback, vcpu.syscall_masks_events):
-            hv.put(
-                hv.clock.now(), rip, Kind.SYSCALL, vcpu.id, vcpu.domain.id, q[RAX] & MASK32,
-                q[RDI], 0, vcpu.syscall_callback, rings(3, 3), 0,
-            )  # fmt: skip
+        syscall_entry.syscall(vcpu, rip)
 
     def _direct_trap(self, vcpu: Vcpu) -> bool:
         """The paper's fast handler: the *processor* takes INT 0x80 from ring 3 to ring 1 through a trap gate.

@@ -66,6 +66,10 @@ class TwoLevel:
             if shared[self._pending + byte] & bit:
                 self._select(vcpu, port)
 
+    def mask(self, port: int) -> None:
+        """Set the port's mask: its events wait until it is unmasked."""
+        self.domain.shared_info[self._mask + (port >> 3)] |= 1 << (port & 7)
+
     def is_pending(self, port: int) -> bool:
         """Is the port's event waiting to be taken?"""
         return bool(self.domain.shared_info[self._pending + (port >> 3)] & 1 << (port & 7))

@@ -35,6 +35,8 @@ _MOST_PAGES = abi.EVTCHN_FIFO_NR_CHANNELS // WORDS_PER_PAGE
 _CONTROL_SIZE = LAYOUT64.EVTCHN_FIFO_CONTROL_BLOCK_SIZE
 _HEADS = LAYOUT64.EVTCHN_FIFO_CONTROL_BLOCK_head // 4
 """Words from a control block's start to its first queue's head."""
+_LONGEST_SHOWN = 256
+"""Ports of a queue that `queued` follows: its links are the guest's to write."""
 
 
 class Fifo:
@@ -192,6 +194,12 @@ class Fifo:
         if ram32[index] & PENDING:
             self.set_pending(vcpu, port)
 
+    def mask(self, port: int) -> None:
+        """Set the port's mask, as far as there is a word for it."""
+        index = self._word(port)
+        if index >= 0:
+            self.domain.hv.ram32[index] |= MASKED
+
     def is_pending(self, port: int) -> bool:
         """Is the port's event waiting to be taken?"""
         index = self._word(port)
@@ -206,6 +214,23 @@ class Fifo:
         """Is the port in a queue still? Then it is not given to anybody else."""
         index = self._word(port)
         return index >= 0 and bool(self.domain.hv.ram32[index] & LINKED)
+
+    def queued(self, vcpu: Vcpu) -> dict[int, list[int]]:
+        """Priority to the ports that are linked into the vCPU's queue, first to last; empty queues are left out."""
+        ram32, control = self.domain.hv.ram32, self.control.get(vcpu.id)
+        queues: dict[int, list[int]] = {}
+        if control is None:
+            return queues
+        for priority in range(abi.EVTCHN_FIFO_MAX_QUEUES):
+            ports: list[int] = []
+            port = ram32[control + _HEADS + priority] if ram32[control] >> priority & 1 else 0
+            while port and port not in ports and len(ports) < _LONGEST_SHOWN:
+                ports.append(port)
+                index = self._word(port)
+                port = ram32[index] & LINK if index >= 0 else 0
+            if ports:
+                queues[priority] = ports
+        return queues
 
     def select_all(self, vcpu: Vcpu) -> None:
         """As for the two-level ABI, though nobody looks at the selector here (Xen: map_vcpu_info)."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xentui.engine.clock import COST_PAGE_TABLE_UPDATE
 from xentui.engine.trace import Kind
 from xentui.engine.x86.state import RIP
-from xentui.engine.xen import guest_access, refusals, unchecked
+from xentui.engine.xen import guest_access, refusals, unchecked, vector
 from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi.core import (
     DOMID_IO,
@@ -64,12 +64,22 @@ def do_mmu_update(vcpu: Vcpu, ureqs: int, count: int, pdone: int, foreigndom: in
     hv.clock.charge(COST_PAGE_TABLE_UPDATE * 2)
     reads, ram64 = vcpu.space.reads, hv.ram64
     apply = update if vcpu.domain.validated else unchecked.update
+    batch = 0 if count >= vector.BATCH and apply is update and not permission else count
     while made < count:
         if made:
             if (vcpu.old_guest_table != NO_FRAME and put_old_guest_table(vcpu)) or preempt_check(vcpu):
                 error = -ERESTART
                 break
             hv.clock.charge(COST_PAGE_TABLE_UPDATE)
+        if made >= batch:
+            several = 0
+            if count - made >= vector.BATCH and vector.ready(vector.BATCH):
+                several = vector.update(vcpu, ureqs, count - made)
+            ureqs += 16 * several
+            made += several
+            batch = made if several else made + vector.BATCH
+            if several:
+                continue
         base = reads.get(ureqs >> 12)
         if base is None or ureqs & 7 or ureqs & 0xFFF == 0xFF8:
             try:

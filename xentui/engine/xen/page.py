@@ -84,6 +84,7 @@ class FrameTable:
         """Entries of a PARTIAL page table that have been checked, and not dropped again (Xen: nr_validated_ptes)."""
         self.columns = (self.owner, self.type, self.type_count, self.ref_count, self.flags)
         """What the fast paths unpack at once."""
+        self._arrays: dict[str, Any] = {}
         self.refusal: tuple[int, int, int, int, int, int, int] | None = None
         """The latest refusal: rule (refusals.py), level, machine address of the entry, old, new, frame, its state."""
         self.batch = self.stale = False
@@ -103,10 +104,14 @@ class FrameTable:
 
     def array(self, column: str) -> Any:
         """A column as a numpy array over the same bytes. A function, so that start-up does without numpy."""
-        import numpy
+        array = self._arrays.get(column)
+        if array is None:
+            import numpy
 
-        view: memoryview = getattr(self, column)
-        return numpy.frombuffer(view, dtype={"H": "<u2", "B": "u1", "I": "<u4", "h": "<i2"}[view.format])
+            view: memoryview = getattr(self, column)
+            array = numpy.frombuffer(view, dtype={"H": "<u2", "B": "u1", "I": "<u4", "h": "<i2"}[view.format])
+            self._arrays[column] = array
+        return array
 
     # --- the order in which frames are given away --------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from xentui.engine.x86.exceptions import (
     X86_EXC_NM,
     X86_EXC_NMI,
     X86_EXC_PF,
+    X86_EXC_SS,
     X86_EXC_UD,
 )
 from xentui.engine.x86.paging import NX, PRESENT, RW
@@ -24,6 +25,7 @@ from xentui.engine.x86.state import (
     CR2,
     CS,
     CS_BASE,
+    DR6,
     EF_TF,
     ERROR_CODE,
     EXCEPTION_IS_INT,
@@ -33,7 +35,8 @@ from xentui.engine.x86.state import (
     RIP,
     SS,
 )
-from xentui.engine.xen import callback, descriptor_tables, emul_priv_op, guest_access, ro_page_fault
+from xentui.engine.xen import callback, debugreg, descriptor_tables, emul_priv_op, guest_access, ro_page_fault
+from xentui.engine.xen.debugreg import DR6_SET, DR6_SINGLE_STEP
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import TrapHandler, Vcpu
@@ -44,7 +47,7 @@ _PERDOMAIN_START, _PERDOMAIN_END = 0xFFFF_8200_0000_0000, 0xFFFF_8280_0000_0000
 _CR0_TS = 8
 _RING3 = rings(3, 3)
 """A 64-bit guest's kernel and user code are both in ring 3."""
-_RDPMC, _FORCED = b"\x0f\x33", b"\x0f\x0bx"
+_RDPMC, _SYSENTER, _FORCED = b"\x0f\x33", b"\x0f\x34", b"\x0f\x0bx"
 
 
 def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
@@ -136,8 +139,22 @@ def general_protection(vcpu: Vcpu) -> None:
         from xentui.engine.xen.emul_gate_op import emulate_gate_op
 
         emulate_gate_op(vcpu, error_code)
-    elif error_code or not emul_priv_op.emulate_privileged_op(vcpu):
+    elif error_code:
         inject(vcpu, X86_EXC_GP, error_code)
+    elif not emul_priv_op.emulate_privileged_op(vcpu):
+        _own_protection_fault(vcpu)
+
+
+def _own_protection_fault(vcpu: Vcpu) -> None:
+    """#GP(0) that is nothing for the hypervisor, unless the emulated processor has only that word for it."""
+    from xentui.engine.xen import stack_fault, syscall_entry
+
+    if _opcode(vcpu)[:2] == _SYSENTER:
+        syscall_entry.sysenter(vcpu)
+    elif stack_fault.is_stack_fault(vcpu):
+        inject(vcpu, X86_EXC_SS, 0)
+    else:
+        inject(vcpu, X86_EXC_GP, 0)
 
 
 def device_not_available(vcpu: Vcpu) -> None:
@@ -209,8 +226,12 @@ def return_fault(vcpu: Vcpu, cs: int, ss: int) -> None:
 
 
 def debug(vcpu: Vcpu) -> None:
-    """#DB: single-stepping; DR6 says so to the guest (do_debug)."""
-    vcpu.debug[6] |= 0xFFFF0FF0 | (1 << 14 if vcpu.processor.read_flags() & EF_TF else 0)
+    """#DB: a breakpoint of the guest's at the instruction, or single-stepping; DR6 says which (do_debug)."""
+    q = vcpu.q
+    stepped, q[DR6] = q[DR6] & DR6_SINGLE_STEP, q[DR6] & ~DR6_SINGLE_STEP
+    if not stepped and debugreg.instruction_breakpoint(vcpu):
+        return
+    vcpu.debug[6] |= DR6_SET | (DR6_SINGLE_STEP if vcpu.processor.read_flags() & EF_TF else 0)
     inject(vcpu, X86_EXC_DB)
 
 

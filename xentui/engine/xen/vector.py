@@ -1,8 +1,9 @@
-"""Promotion and demotion of a whole L1 table in vector arithmetic, where nothing about it is out of the ordinary.
+"""Promotion and demotion of whole L1 tables, and batches of mmu_update, in vector arithmetic.
 
-Both functions change nothing and return False where any entry needs a closer look: the loops in promotion.py then do
-it entry by entry, with the refusals and frees in their order. numpy is loaded only once there has been work enough to
-be worth it: most guests never need it.
+For what is not out of the ordinary: each function changes nothing and says so where any entry needs a closer look, and
+promotion.py or mmu_update.py then do it entry by entry, with the refusals and frees in their order. Either way the
+tables, the counts, the clock and the trace end up the same, to the last bit. numpy is loaded only once there has been
+work enough to be worth it: most guests never need it.
 """
 
 from __future__ import annotations
@@ -10,25 +11,35 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from xentui.engine.x86.paging import FRAME_MASK, GLOBAL, PRESENT, RW, USER
-from xentui.engine.xen.page import VALIDATED, WRITABLE
+from xentui.engine.clock import BYTES_PER_NS, COST_PAGE_TABLE_UPDATE
+from xentui.engine.trace import RECORD_SIZE, Kind
+from xentui.engine.x86.paging import ACCESSED, DIRTY, FRAME_MASK, GLOBAL, PRESENT, RW, USER
+from xentui.engine.x86.state import RIP
+from xentui.engine.xen import guest_access
+from xentui.engine.xen.abi.core import MMU_MACHPHYS_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE, MMU_PT_UPDATE_PRESERVE_AD
+from xentui.engine.xen.continuation import preempt_check
+from xentui.engine.xen.page import L1, VALIDATED, WRITABLE
 from xentui.engine.xen.pte import GUEST_KERNEL, L1_DISALLOW
 
 if TYPE_CHECKING:
-    from xentui.engine.xen.domain import Domain
+    from xentui.engine.xen.domain import Domain, Vcpu
 
 MANY = 1600
 """Tables done entry by entry until what that cost more, some 0.06 ms each, is what loading numpy costs."""
+BATCH = 32
+"""Requests of mmu_update that are worth vector arithmetic."""
+_REQUESTS_A_TABLE = 24
+"""So many requests, done one by one, cost more by what a table does."""
 
 _work = [0]
 
 
-def ready() -> bool:
-    """Is vector arithmetic to be used for the next table?"""
+def ready(requests: int = _REQUESTS_A_TABLE) -> bool:
+    """Is vector arithmetic to be used for the next table, or for so many requests of mmu_update?"""
     if "numpy" in sys.modules:
         return True
-    _work[0] += 1
-    return _work[0] > MANY
+    _work[0] += requests
+    return _work[0] > MANY * _REQUESTS_A_TABLE
 
 
 def promote_l1(domain: Domain, mfn: int) -> bool:
@@ -75,6 +86,127 @@ def demote_l1(domain: Domain, mfn: int) -> bool:
     references[targets] -= 1
     frames.array("type_count")[targets[present & RW != 0]] -= 1
     return True
+
+
+def update(vcpu: Vcpu, requests: int, count: int) -> int:
+    """Carry out the first of `count` requests of mmu_update at virtual address `requests`; how many, perhaps none.
+
+    It does those that all write different L1 entries of the domain's and refer to its own frames, none of which is
+    freed or changes its type: then their order does not matter. They lie in one page of the guest's, and are no more
+    than the slice has time for. The time of the first has been charged already.
+    """
+    import numpy
+
+    hv, domain = vcpu.hv, vcpu.domain
+    # one by one, as many would be done: the one after the slice's end is the first that is not
+    in_time = -(-hv.slice_left() // (BYTES_PER_NS * COST_PAGE_TABLE_UPDATE)) + 1
+    count = min(count, (0x1000 - (requests & 0xFFF)) // 16, in_time)
+    if count < BATCH or preempt_check(vcpu):
+        return 0
+    try:
+        given = numpy.frombuffer(guest_access.read(vcpu, requests, 16 * count), "<u8")
+    except guest_access.GuestFault:
+        return 0
+    pointers, commands, where = given[::2], given[::2] & 7, (given[::2] >> 3).view("int64")
+    if not _tables_fine(vcpu, where >> 9, commands, requests) or not _different(where):
+        return 0
+    memory = numpy.frombuffer(hv.ram64, "<u8")
+    old = memory[where]
+    new = _adjusted(given[1::2], domain.width)
+    mapped, unmapped = new[new & PRESENT != 0], old[old & PRESENT != 0]
+    targets, sources = _frames_of(mapped), _frames_of(unmapped)
+    written = targets[mapped & RW != 0]
+    if not _references_fine(domain, mapped, targets, sources, written):
+        return 0
+    preserved = numpy.where(commands == MMU_PT_UPDATE_PRESERVE_AD, old & (ACCESSED | DIRTY), 0)
+    memory[where] = new | preserved.astype("<u8")
+    references, uses = hv.frames.array("ref_count"), hv.frames.array("type_count")
+    single = _different(targets)
+    _count(references, targets, 1, single)
+    _count(uses, written, 1, single)
+    single = _different(sources)
+    _count(references, sources, -1, single)
+    _count(uses, sources[unmapped & RW != 0], -1, single)
+    if domain.lazy_nx:
+        domain.lazy_nx.difference_update(where.tolist())
+    _tell(vcpu, pointers - commands, commands, old, given[1::2])
+    return count
+
+
+def _frames_of(entries: Any) -> Any:
+    return ((entries & FRAME_MASK) >> 12).view("int64")
+
+
+def _tables_fine(vcpu: Vcpu, tables: Any, commands: Any, requests: int) -> bool:
+    """Are all the entries of validated L1s of the domain's, the list of requests itself not among them?"""
+    frames = vcpu.hv.frames
+    if (commands > MMU_PT_UPDATE_NO_TRANSLATE).any() or (commands == MMU_MACHPHYS_UPDATE).any():
+        return False
+    listed = vcpu.space.reads.get(requests >> 12, -1) >> 12
+    first = int(tables[0])
+    for mfn in (first,) if (tables == first).all() else set(tables.tolist()):
+        if mfn >= frames.count or frames.owner[mfn] != vcpu.domain.id or mfn == listed:
+            return False
+        if frames.type[mfn] != L1 or not frames.flags[mfn] & VALIDATED:
+            return False
+    return True
+
+
+def _adjusted(entries: Any, width: int) -> Any:
+    """L1 entries as the hypervisor writes them for a guest of that width (pte.py, adjust_l1)."""
+    new = entries.copy()
+    if width == 64:
+        kernel = new & (PRESENT | USER) == PRESENT
+        user = new & (PRESENT | USER | GUEST_KERNEL) == PRESENT | USER
+        new[kernel] |= GUEST_KERNEL | USER
+        new[user] |= GLOBAL
+    return new
+
+
+def _references_fine(domain: Domain, mapped: Any, targets: Any, sources: Any, written: Any) -> bool:
+    """Is every frame the domain's own, those to be written of the right type already, and none used no more then?"""
+    import numpy
+
+    frames = domain.hv.frames
+    if (mapped & L1_DISALLOW).any() or (targets >= frames.count).any():
+        return False
+    owner = frames.array("owner")
+    if (owner[targets] != domain.id).any() or (owner[sources] != domain.id).any():
+        return False
+    if (frames.array("type")[written] != WRITABLE).any():
+        return False
+    references = frames.array("ref_count")
+    if _different(sources):
+        return not (references[sources] <= 1).any()
+    dropped, times = numpy.unique(sources, return_counts=True)
+    return not (references[dropped] <= times).any()
+
+
+def _count(column: Any, frames: Any, step: int, single: bool) -> None:
+    """Add `step` to the counts of frames; `single`: none of them is there twice."""
+    import numpy
+
+    if single:
+        column[frames] += numpy.uint32(step & 0xFFFF_FFFF)
+    else:
+        numpy.add.at(column, frames, numpy.uint32(step & 0xFFFF_FFFF))
+
+
+def _tell(vcpu: Vcpu, places: Any, commands: Any, old: Any, values: Any) -> None:
+    """Charge what is not yet, and leave a trace record of each update, as they would have come one by one."""
+    import numpy
+
+    hv, count = vcpu.hv, len(old)
+    first = hv.clock.now()
+    hv.clock.charge(COST_PAGE_TABLE_UPDATE * (count - 1))
+    step = (hv.clock.now() - first) // (count - 1)
+    rows = numpy.zeros((count, RECORD_SIZE // 8), "<u8")
+    rows[:, 0] = numpy.arange(first, first + count * step, step) if step else first
+    rows[:, 1] = vcpu.q[RIP]
+    rows[:, 2] = Kind.PTE_UPDATE | vcpu.id << 8 | vcpu.domain.id << 16 | L1 << 32
+    for column, values_of in enumerate((commands, places, old, values), 3):
+        rows[:, column] = values_of
+    hv.trace.put_rows(rows.tobytes(), first, first + (count - 1) * step)
 
 
 def _different(targets: Any) -> bool:

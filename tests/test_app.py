@@ -1,0 +1,447 @@
+"""The console, driven by its keys: on an engine in the tests' own process, so that it answers at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from tests.fakes_console import FakeEngine
+from xentui.app import XentuiApp
+from xentui.screens import layout, remembered
+from xentui.screens.dialogs import Choice, Help, Jump, Question
+
+SIZES = ((80, 24), (120, 40), (200, 60))
+SECONDS = 20
+"""Host seconds that something may take before it counts as never happening."""
+
+Drive = Callable[["Console"], Awaitable[None]]
+
+
+class Console:
+    """An application under test and the hands on its keys."""
+
+    def __init__(self, app: XentuiApp, pilot: Pilot[None]) -> None:
+        self.app, self.pilot = app, pilot
+
+    @property
+    def engine(self) -> FakeEngine:
+        """What the console drives."""
+        engine = self.app.engine
+        assert isinstance(engine, FakeEngine)
+        return engine
+
+    @property
+    def text(self) -> str:
+        """The screen."""
+        return self.app.screen_text()
+
+    async def press(self, *keys: str) -> None:
+        """Press keys, and let the screen follow."""
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def type(self, text: str) -> None:
+        """Type a text and Enter."""
+        await self.press(*("space" if c == " " else c for c in text), "enter")
+
+    async def until(self, true: Callable[[], object]) -> None:
+        """Wait for something to become true."""
+        for _ in range(SECONDS * 50):
+            if true():
+                return
+            await self.pilot.pause(0.02)
+        raise AssertionError(f"never happened; the screen:\n{self.text}")
+
+    async def shows(self, words: str) -> None:
+        """Wait for words on the screen."""
+        await self.until(lambda: words in self.text)
+
+    async def told(self, words: str) -> None:
+        """Wait for a line that the user is told."""
+        await self.until(lambda: any(words in note.message for note in self.app._notifications))
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is remembered from elsewhere."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return tmp_path / "xentui"
+
+
+@pytest.fixture
+def drive() -> Iterator[Callable[..., None]]:
+    """Run a coroutine on a console of a size."""
+    engines: list[FakeEngine] = []
+
+    def run(steps: Drive, size: tuple[int, int] = (120, 40), guests: tuple[str, ...] = ("hello32", "hello64")) -> None:
+        engine = FakeEngine(*guests)
+        engines.append(engine)
+
+        async def main() -> None:
+            app = XentuiApp(engine)
+            async with app.run_test(size=size) as pilot:
+                await steps(Console(app, pilot))
+
+        asyncio.run(main())
+
+    yield run
+    for engine in engines:
+        engine.close()
+
+
+async def ready(console: Console) -> None:
+    """Wait for the prompt of the first guest, and pause the machine."""
+    await console.shows('Type "help".')
+    await console.press("space")
+    await console.shows("■ paused")
+
+
+# --- the whole screen -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_opens_alive(drive: Callable[..., None], size: tuple[int, int]) -> None:
+    """Both domains run, the first one's console is seen, and the last line says what to press."""
+
+    async def steps(console: Console) -> None:
+        await console.shows("Hello from hello32, a 32-bit paravirtualized guest in ring 1.")
+        lines = console.text.splitlines()
+        assert len(lines) == size[1] and max(map(len, lines)) <= size[0]
+        assert any(line.startswith(" 1 hello32") for line in lines)
+        assert any(line.startswith(" 2 hello64") for line in lines)
+        assert "▶ running" in lines[-2]
+        assert "pause" in lines[-1] and "help" in lines[-1] and lines[-1].rstrip().endswith("q quit")
+
+    drive(steps, size)
+
+
+def test_a_window_that_changes_its_size(drive: Callable[..., None]) -> None:
+    """Every size has its layout; nothing is lost on the way."""
+
+    async def steps(console: Console) -> None:
+        await console.shows('Type "help".')
+        for width, height in ((60, 15), (200, 60), (40, 10), (20, 5), (120, 40)):
+            await console.pilot.resize_terminal(width, height)
+            await console.pilot.pause(0.1)
+            assert len(console.text.splitlines()) <= height
+        await console.shows('Type "help".')
+
+    drive(steps)
+
+
+def test_no_colour(drive: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NO_COLOR nothing is told by colour alone: the states have their words."""
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        for strip in console.app.screen._compositor.render_strips():
+            for segment in strip:
+                assert (
+                    segment.style is None
+                    or segment.style.color is None
+                    or segment.style.color.triplet is None
+                    or (len(set(segment.style.color.triplet)) == 1)
+                )
+
+    drive(steps)
+
+
+# --- running and stepping -------------------------------------------------------------------------------------------
+
+
+def test_run_pause_step_and_back(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        at = console.engine.status.time
+        await console.press("s")
+        await console.until(lambda: console.engine.status.time > at)
+        await console.press("S", "S")
+        await console.shows("◀ in the past")
+        await console.press("l")
+        await console.shows("■ paused")
+        await console.press("space")
+        await console.shows("▶ running")
+        kinds = [call[0] for call in console.engine.calls]
+        assert [kind for kind in kinds if kind != "goto"] == ["run", "pause", "step", "step_back", "step_back", "run"]
+
+    drive(steps)
+
+
+def test_going_back_shows_what_was_printed_then(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("g")
+        await console.type("1us")
+        await console.shows("◀ in the past")
+        await console.until(lambda: "Hello from" not in console.text)
+        await console.press("l")
+        await console.shows("Hello from hello32")
+
+    drive(steps)
+
+
+def test_speed_goes_by_decades(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await console.shows("full speed")
+        await console.press("-")
+        assert console.engine.speed == 100_000_000
+        await console.press("-", "-", "+")
+        assert console.engine.speed == 10_000_000
+        await console.press("+", "+", "+")
+        assert console.engine.speed is None
+        await console.press(":")
+        await console.type("speed 1")
+        await console.shows("1 instr/s")
+
+    drive(steps)
+
+
+# --- panes ----------------------------------------------------------------------------------------------------------
+
+
+def test_panes_are_reached_by_tab_digit_and_jump(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await console.shows('Type "help".')
+        focused = lambda: console.app.main.focused_pane.id  # noqa: E731
+        assert focused() == "consoles"
+        await console.press("1")
+        assert focused() == "domains"
+        await console.press("shift+tab", "tab")
+        assert focused() == "domains"
+        await console.press("'")
+        assert isinstance(console.app.screen, Jump)
+        letter = next(letter for letter, name in console.app.screen.targets.items() if name == "consoles")
+        assert f"{letter}  Consoles" in console.text
+        await console.press(letter)
+        assert focused() == "consoles"
+
+    drive(steps)
+
+
+def test_panes_are_maximised_closed_split_and_moved(drive: Callable[..., None], own_folder: Path) -> None:
+    async def steps(console: Console) -> None:
+        await console.shows('Type "help".')
+        grid = console.app.main.grid
+        await console.press("z")
+        assert [pane.id for pane in grid.panes] == ["consoles"] and "1 Domains" not in console.text
+        await console.press("z")
+        assert "1 Domains" in console.text
+        console.app.main.show(layout.above(("domains", 1), ("consoles", 3)), "consoles")
+        await console.press("ctrl+up")
+        assert layout.names(grid.arrangement) == ["consoles", "domains"]
+        await console.press("ctrl+w")
+        assert grid.arrangement == "domains"
+        await console.press("ctrl+w")
+        await console.told("the last pane stays")
+        await console.press("|")
+        assert isinstance(console.app.screen, Choice)
+        await console.press("2")
+        assert grid.arrangement == layout.Split(True, ("domains", "consoles"), (1.0, 1.0))
+        places = grid.places
+        assert places["domains"][1] == places["consoles"][1] and places["consoles"][0] > places["domains"][0]
+
+    drive(steps)
+    assert remembered.load("layout.json")[0]["medium"]["parts"] == ["domains", "consoles"]
+
+    async def again(console: Console) -> None:
+        await console.shows('Type "help".')
+        assert layout.names(console.app.main.grid.arrangement) == ["domains", "consoles"]
+
+    drive(again)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"medium": "nonsense"}', '{"medium": {"parts": ["domains"]}}'])
+def test_a_damaged_layout_is_told_of(drive: Callable[..., None], own_folder: Path, text: str) -> None:
+    own_folder.mkdir(parents=True)
+    (own_folder / "layout.json").write_text(text)
+
+    async def steps(console: Console) -> None:
+        await console.told("layout.json")
+        await console.shows('Type "help".')
+
+    drive(steps)
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def test_commands_are_completed_and_obeyed(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press(":", *"unp", "tab")
+        assert "unpause-domain" in console.text
+        await console.press(*"hello6", "tab", "enter")
+        action = console.engine.calls[-1][1]
+        assert (action.kind, action.domain) == ("unpause", "hello64")
+        await console.press(":")
+        await console.type("send hello32 3")
+        assert console.engine.calls[-1][1] == ("send", "hello32", (3,))
+        await console.press(":")
+        await console.type("memory hello32 32")
+        assert console.engine.calls[-1][1] == ("balloon", "hello32", (32,))
+
+    drive(steps)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("nonsense", "there is no command 'nonsense'"),
+        ("goto", ":goto needs TIME|#RECORD"),
+        ("goto soon", "'soon' is not a time"),
+        ("pause-domain nobody", "there is no domain 'nobody'; there is hello32, hello64"),
+        ("send hello32", "needs DOMAIN PORT"),
+        ("delete 9", "there is no breakpoint 9"),
+        ("create helo", "helo: unknown guest"),
+        ("split nonsense", "there is no pane 'nonsense'"),
+        ("branch 7", "there is no branch 7"),
+        ("screenshot /nonexistent/a.svg", "No such file"),
+    ],
+)
+def test_what_cannot_be_done_is_said(drive: Callable[..., None], line: str, words: str) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press(":")
+        await console.type(line)
+        await console.told(words)
+
+    drive(steps)
+
+
+def test_keys_can_be_changed(drive: Callable[..., None], own_folder: Path) -> None:
+    """A key that is given away no longer does what it did; what is wrong in the file is told."""
+    own_folder.mkdir(parents=True)
+    (own_folder / "keys.json").write_text('{"step": "n", "quit": [], "fly": "f", "run": 3}')
+
+    async def steps(console: Console) -> None:
+        await console.told("there is no command 'fly'")
+        await console.told("the keys of 'run'")
+        await ready(console)
+        await console.press("n", "s", "q")
+        assert [call for call in console.engine.calls if call[0].startswith("step")] == [("step", 1)]
+
+    drive(steps)
+
+
+def test_help_and_palette(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("?")
+        assert isinstance(console.app.screen, Help)
+        await console.shows("console ring")
+        await console.press("escape")
+        await console.press("ctrl+p")
+        await console.shows("run to the next ring crossing")
+        await console.press("escape")
+        await console.press("ctrl+t")
+        assert console.app.theme == "xentui-light"
+
+    drive(steps)
+
+
+# --- domains and consoles -------------------------------------------------------------------------------------------
+
+
+def test_typing_into_a_console(drive: Callable[..., None]) -> None:
+    """While typing every key is the guest's; two keys lead back."""
+
+    async def steps(console: Console) -> None:
+        await console.shows('Type "help".')
+        await console.press("t")
+        await console.shows("typing to hello32")
+        await console.type("spam q ?")
+        await console.shows("spam q ?")
+        await console.until(lambda: console.text.count("spam q ?") >= 2)
+        await console.press("f12")
+        assert not console.app.typing
+        await console.press("right", "enter")
+        await console.shows("typing to hello64")
+        await console.type("eggs")
+        await console.until(lambda: console.text.count("eggs") >= 2)
+        await console.press("ctrl+right_square_bracket")
+        assert not console.app.typing
+
+    drive(steps)
+
+
+def test_typing_in_the_past_begins_a_branch(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("S")
+        await console.shows("◀ in the past")
+        await console.press("t", "x")
+        await console.told("this is branch 1 now; branch 0 stays")
+        await console.press("f12")
+        await console.shows("branch 1")
+
+    drive(steps)
+
+
+def test_domains_are_chosen_and_influenced(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("1", "down", "p")
+        assert console.engine.calls[-1][1] == ("pause", "hello64", ())
+        await console.press("up", "R")
+        assert console.engine.calls[-1][1] == ("reboot", "hello32", ())
+        await console.press("K")
+        assert isinstance(console.app.screen, Question)
+        await console.press("n")
+        assert console.engine.calls[-1][1].kind == "reboot"
+        await console.press("K", "y")
+        assert console.engine.calls[-1][1] == ("destroy", "hello32", ())
+
+    drive(steps)
+
+
+def test_a_crash_is_told_and_the_log_says_why(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await console.shows('Type "help".')
+        await console.press("t")
+        await console.type("crash")
+        await console.told("hello32 has crashed")
+        await console.until(lambda: not console.app.typing)
+        await console.press("right")
+        await console.shows("(XEN)")
+
+    drive(steps)
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_leaving_asks_only_when_something_would_be_lost(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("t", "x", "f12", "q")
+        assert isinstance(console.app.screen, Question)
+        await console.press("n")
+        assert console.app.is_running
+        await console.press("q", "y")
+        assert not console.app.is_running or console.app._exit
+
+    drive(steps)
+
+    async def at_once(console: Console) -> None:
+        await ready(console)
+        await console.press("q")
+        assert console.app._exit
+
+    drive(at_once)
+
+
+def test_the_console_outlives_the_engine(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        console.engine.fail("killed by the host")
+        await console.shows("ENGINE ENDED")
+        assert "killed by the host" in console.text and "Hello from hello32" in console.text
+        await console.press("s", "z", "q")
+        assert console.app._exit
+
+    drive(steps)

@@ -1,0 +1,82 @@
+"""`xentui` without --record: the console on a running engine.
+
+The engine's process is started first, so that it builds its machine while Textual is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from xentui.record import EXIT_OK, EXIT_USAGE
+
+if TYPE_CHECKING:
+    import argparse
+
+    from xentui.config import GuestSpec
+    from xentui.engine.messages import Setup
+
+DEMONSTRATION = ("demo32", "demo64")
+"""The guests of the built-in demonstration: one of each width."""
+
+
+def problem_with_terminal() -> str:
+    """Why the console cannot be shown here, in a line; "" where it can."""
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):  # Textual draws by stderr
+        return "the console needs a terminal for input, output and errors; without one use --record FILE"
+    if os.environ.get("TERM", "dumb") == "dumb":
+        return "the console needs a terminal that can move its cursor (TERM is dumb or not set); or use --record FILE"
+    return ""
+
+
+def show(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
+    """Run the guests under the console until the user leaves; the exit status."""
+    from xentui.engine.messages import Setup
+
+    typist = None
+    if options.input:
+        typist = (options.input, options.prompt.pattern if options.prompt else None)
+    return _show(
+        Setup(
+            specs,
+            pace=options.pace,
+            seed=options.seed,
+            direct_traps=not options.no_direct_trap,
+            scheduler=options.sched,
+            typist=typist,
+        ),
+        run=True,
+    )
+
+
+def replay(path: str) -> int:
+    """The console on a recording, paused at its start; the exit status."""
+    from xentui.recording.format import RecordingError
+    from xentui.session import setup_from_recording
+
+    try:
+        setup = setup_from_recording(path)
+    except RecordingError as error:
+        print(f"xentui: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return _show(setup, run=False)
+
+
+def _show(setup: Setup, run: bool) -> int:
+    """Start the engine and the console on it; `run`: the guests go at once."""
+    problem = problem_with_terminal()
+    if problem:
+        print(f"xentui: {problem}", file=sys.stderr)
+        return EXIT_USAGE
+    from xentui.engine.process import Engine
+
+    with Engine.start(setup) as engine:
+        from xentui.app import XentuiApp
+
+        app = XentuiApp(engine, run=run)
+        app.run()
+    if engine.failure is not None:
+        print(f"xentui: {engine.failure.text}", file=sys.stderr)
+        return EXIT_USAGE
+    return app.return_code or EXIT_OK

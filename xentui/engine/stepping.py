@@ -1,0 +1,73 @@
+"""Steps that are more than an instruction: over a call, out of a function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xentui.engine.breakpoints import ADDRESS, Breakpoint
+from xentui.engine.run_loop import Stop
+from xentui.engine.views import find
+from xentui.engine.x86.state import CS_BASE, HF_CS64, HFLAGS, MASK32, MASK64, RIP, RSP
+
+if TYPE_CHECKING:
+    from xentui.engine.machine import Machine
+    from xentui.engine.xen.domain import Vcpu
+
+_MOST_BYTES = 15
+
+
+def point_behind(machine: Machine) -> Breakpoint | None:
+    """Where to run to for a step over the current instruction; None: it is a plain one, to be stepped.
+
+    That is behind a call, a system call or hypercall, and a repeated string instruction, in the same vCPU, and with no
+    more on its stack than now, so that a function that calls itself is not mistaken for its own return.
+    """
+    vcpu = machine.current
+    if vcpu is None:
+        return None
+    instruction = _decode(vcpu)
+    if instruction is None or not _goes_away(instruction):
+        return None
+    mask = MASK64 if vcpu.width == 64 else MASK32
+    behind = vcpu.q[RIP] + vcpu.q[CS_BASE] + instruction.size & mask
+    return Breakpoint(
+        ADDRESS, f"{behind:#x}", vcpu.domain.name, vcpu.id, condition=f"rsp >= {vcpu.q[RSP]:#x}", temporary=True
+    )
+
+
+def step_over(machine: Machine) -> str:
+    """Execute one instruction; what it calls runs to its return. Stop.STEP then, or what stopped the machine before."""
+    point = point_behind(machine)
+    if point is None:
+        return machine.step()
+    number = machine.breakpoints.add(point)
+    reason = machine.run()
+    if reason == Stop.BREAKPOINT and machine.stopped is not None and machine.stopped.number == number:
+        machine.stopped = None
+        return Stop.STEP
+    if any(number == other for other, _, _ in machine.breakpoints):
+        machine.breakpoints.remove(number)
+    return reason
+
+
+def _decode(vcpu: Vcpu) -> Any:
+    """The instruction at RIP, decoded; None where there is none."""
+    from capstone import CS_ARCH_X86, CS_MODE_32, CS_MODE_64, Cs
+
+    decoder = Cs(CS_ARCH_X86, CS_MODE_64 if vcpu.i[HFLAGS] & HF_CS64 else CS_MODE_32)
+    decoder.detail = True
+    address = vcpu.q[RIP] + vcpu.q[CS_BASE]
+    return next(decoder.disasm(find.peek(vcpu, address, _MOST_BYTES), address, 1), None)
+
+
+def _goes_away(instruction: Any) -> bool:
+    """Does control come back behind it only after other instructions, or the same one, have run?"""
+    from capstone import CS_GRP_CALL, CS_GRP_INT
+
+    repeated = instruction.mnemonic.startswith("rep")
+    return (
+        repeated
+        or instruction.mnemonic in ("syscall", "sysenter")
+        or instruction.group(CS_GRP_CALL)
+        or (instruction.group(CS_GRP_INT))
+    )

@@ -1,0 +1,124 @@
+"""Moments of a run that stand out, and how many records lie between them: what a time line shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from xentui.engine.expression import Expression
+from xentui.engine.trace import Kind, Record
+from xentui.engine.trace_decode import SHUTDOWNS
+from xentui.screens.records import Matches, Records
+from xentui.screens.trace_lines import domain_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MARK, CRASH, FAULT, LIFE, SNAPSHOT = "mark", "crash", "fault", "domain", "snapshot"
+SIGNS = {MARK: "▼", CRASH: "✖", FAULT: "⚡", LIFE: "○", SNAPSHOT: "·"}
+"""What a moment of a sort looks like; of several in one place the first here is shown."""
+_TOLD = 2000
+_WATCHED = "domain_crash or inject or domain_shutdown or domain_create or domain_destroy or mark"
+
+
+class Moment(NamedTuple):
+    """Something at a virtual time."""
+
+    time: int
+    sort: str
+    text: str
+
+
+class Recorded:
+    """The moments that trace records tell of, found little by little."""
+
+    def __init__(self, source: Records) -> None:
+        self.source = source
+        self._matches = Matches(source, Expression.parse(_WATCHED))
+        self._moments: list[Moment] = []
+        self._read = 0
+        self._first = source.first
+
+    @property
+    def complete(self) -> bool:
+        """Have all records been looked at?"""
+        return self._matches.complete
+
+    def advance(self, seconds: float, names: dict[int, str]) -> list[Moment]:
+        """Look further, for about so long; the moments so far. The ring may lose the records; the moments stay."""
+        before = len(self._matches)
+        self._matches.advance(seconds)
+        if len(self._matches) < before or self._read > len(self._matches):
+            self._read = min(self._read, len(self._matches))
+            self._moments = self._moments[: self._read]
+        for number in self._matches.numbers(self._read, min(len(self._matches), _TOLD)):
+            rows = self.source.rows(number, number + 1).tolist()
+            if rows:
+                self._moments.append(_moment(Record(*rows[0]), names))
+            self._read += 1
+        return self._moments
+
+
+def _moment(record: Record, names: dict[int, str]) -> Moment:
+    name = domain_name(record.domain, names)
+    if record.kind == Kind.DOMAIN_CRASH:
+        return Moment(record.time, CRASH, f"{name} crashed")
+    if record.kind == Kind.INJECT:
+        return Moment(record.time, FAULT, f"fault injected into {name}")
+    if record.kind == Kind.MARK:
+        return Moment(record.time, MARK, f"mark {record.number}")
+    if record.kind == Kind.DOMAIN_SHUTDOWN:
+        return Moment(record.time, LIFE, f"{name}: {SHUTDOWNS.get(record.number, 'shutdown')}")
+    return Moment(record.time, LIFE, f"{name} {'created' if record.kind == Kind.DOMAIN_CREATE else 'destroyed'}")
+
+
+def known_to(engine: Any, marks: Iterable[tuple[int, str]]) -> list[Moment]:
+    """The marks that were set (position, note), and the snapshots that there are."""
+    found = [Moment(position // 2, MARK, note) for position, note in marks]
+    timeline = getattr(engine, "timeline", None)
+    if timeline is not None:
+        found += [Moment(kept.status.time, SNAPSHOT, "snapshot") for kept in timeline.usable()]
+    return found
+
+
+class Density:
+    """How many records lie in each of a line's cells, kept while the scale stays."""
+
+    def __init__(self) -> None:
+        self._scale: tuple[int, int, int, int] = (0, 0, 0, 0)
+        self._counts: list[int] = []
+        self._known = 0  # cells that will not change any more
+
+    def counts(self, source: Records, start: int, end: int, cells: int, branch: int) -> list[int]:
+        """Records in each of the cells between two times (virtual ns)."""
+        scale = (start, end, cells, branch)
+        if scale != self._scale:
+            self._scale, self._counts, self._known = scale, [0] * cells, 0
+        if not cells or source.end <= source.first:
+            return self._counts
+        newest = int(source.columns("time", source.end - 1, source.end)[0])
+        low = source.find_time(edge(start, end, cells, self._known))
+        for cell in range(self._known, cells):
+            upper = edge(start, end, cells, cell + 1)
+            high = source.find_time(upper) if upper <= newest else source.end
+            self._counts[cell] = max(self._counts[cell], high - low)  # the ring may have dropped some since
+            if upper <= newest:
+                self._known = cell + 1
+            else:
+                break
+            low = high
+        return self._counts
+
+
+def edge(start: int, end: int, cells: int, cell: int) -> int:
+    """The time at which a cell begins."""
+    return start + (end - start) * cell // cells
+
+
+def round_up(time: int) -> int:
+    """A time that is easy to say, at or after another: 1, 2 or 5 of a power of ten. Scales that grow stay a while."""
+    step = 1000
+    while True:
+        for factor in (1, 2, 5):
+            if time <= step * factor:
+                return step * factor
+        step *= 10
