@@ -25,11 +25,12 @@ SHIFTS = (L4_SHIFT, L3_SHIFT, L2_SHIFT, L1_SHIFT)
 _LARGE_PAGE = 1 << L2_SHIFT
 
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{number}" for number in range(8, 16)))
-_INDEX = {
+INDEX = {
     **{name: index for index, name in enumerate(("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"))},
     **{f"r{number}": number for number in range(8, 16)},
     "rip": s.RIP,
 }
+"""General registers and RIP to where they lie in a `State`'s words."""
 _TERM = re.compile(r"\s*([+-]?)\s*(0x[0-9a-fA-F]+|\d+|[A-Za-z_.$][\w.$]*)")
 
 
@@ -68,11 +69,11 @@ def state_of(vcpu: Vcpu) -> State:
 def register(state: State, name: str) -> int | None:
     """A general register or RIP by its 64-bit or 32-bit name; None if there is no such register."""
     name = name.lower().lstrip("$")
-    if name in _INDEX:
-        return int(state.q[_INDEX[name]])
+    if name in INDEX:
+        return int(state.q[INDEX[name]])
     wide = "r" + name[1:]
-    if name[:1] == "e" and wide in _INDEX and len(name) == 3:
-        return int(state.q[_INDEX[wide]]) & s.MASK32
+    if name[:1] == "e" and wide in INDEX and len(name) == 3:
+        return int(state.q[INDEX[wide]]) & s.MASK32
     if name == "cr2":
         return int(state.q[s.CR2])
     if name == "cr3":
