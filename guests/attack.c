@@ -17,6 +17,7 @@ static const struct {
     {"frames of others", frame_attempts},
     {"buffers of hypercalls", buffer_attempts},
     {"segments, gates and privileged state", segment_attempts},
+    {"virtual CPUs", vcpu_attempts},
     {"grants", grant_attempts},
     {"counts driven high", count_attempts},
 };
@@ -88,6 +89,7 @@ static const char *exception_name(long vector)
 /* Keep what came, and go on behind the TRY, in the kernel and on its stack, wherever the trap was. */
 static bool handle_trap(struct trap_frame *frame)
 {
+    second_vcpu_trapped(frame);
     if (!try_resume)
         return false;
     seen.count++;

@@ -9,6 +9,7 @@ from xentui.engine.clock import FastClock
 from xentui.engine.trace import TraceRing
 from xentui.engine.x86.paging import ACCESSED, DIRTY, PRESENT, RW, USER
 from xentui.engine.x86.state import EFLAGS, HFLAGS, RIP, STATE_SIZE, State
+from xentui.engine.x86.watchpoints import Watchpoint
 from xentui.engine.xen import mm, mmu_update
 from xentui.engine.xen.domain import Domain, Vcpu
 from xentui.engine.xen.grant_entries import GrantTable
@@ -22,6 +23,27 @@ STACK_PFN = 40
 """The page that tests put hypercall arguments into."""
 
 
+class FakeDebugRegisters:
+    """Keeps what the processor would look out for."""
+
+    def __init__(self) -> None:
+        self.addresses: set[int] = set()
+        self.points: list[Watchpoint] = []
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.addresses or self.points)
+
+    def watch_code(self, addresses: set[int]) -> None:
+        self.addresses = set(addresses)
+
+    def watch_data(self, points: list[Watchpoint], _ram: memoryview) -> None:
+        self.points = list(points)
+
+    def resume_past(self) -> None:
+        """Nothing runs here."""
+
+
 class FakeProcessor:
     """What the hypervisor asks of a processor; counts the flushes, and has a TLB that keeps what it may."""
 
@@ -29,6 +51,7 @@ class FakeProcessor:
         self.state = State.of(bytes(STATE_SIZE))
         self.reset_state = bytes(STATE_SIZE)
         self.vcpu: object | None = None
+        self.debug_registers = FakeDebugRegisters()
         self.flushes = 0
         self.page_flushes: list[int] = []
         self.code_flushes = 0

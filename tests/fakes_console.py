@@ -83,9 +83,7 @@ class FakeEngine:
         self.machine = Machine(sum(max(spec.memory, spec.maxmem) for spec in self.specs))
         self.machine.hv.on_log = self._logged
         self.machine.toolstack.on_output = self._output
-        self.machine.toolstack.on_end = lambda domain, reason: self._tell(
-            messages.Ended(domain.id, domain.name, reason, self.machine.now())
-        )
+        self.machine.toolstack.on_end = self._ended
         for spec in self.specs:
             self.machine.create(spec)
         self._send_status()
@@ -93,6 +91,10 @@ class FakeEngine:
     def _tell(self, event: messages.Event) -> None:
         if not self._quiet:
             self._events.append(event)
+
+    def _ended(self, domain: Any, reason: str) -> None:
+        self._tell(messages.Ended(domain.id, domain.name, reason, self.machine.now()))
+        self._logged(f"(XEN) {domain.name}: {reason}")
 
     def _logged(self, text: str) -> None:
         if not self._quiet:

@@ -39,9 +39,6 @@ class ManualClock:
     def skip_to(self, ns: int) -> None:
         self.time = max(self.time, ns)
 
-    def left(self) -> int:
-        return 1 << 40
-
 
 class XenGuest:
     """A domain that runs its first vCPU, and a way to make hypercalls with a structure in its memory."""

@@ -79,7 +79,7 @@ CONFIGURATION = """name = "{name}"
 type = "pv"
 kernel = "/guests/{name}"
 memory = {memory}
-vcpus = 1
+vcpus = 2
 extra = "{cmdline}"
 on_poweroff = "destroy"
 on_reboot = "destroy"

@@ -47,14 +47,14 @@ def test_names_are_different(bits: int) -> None:
 @both_widths
 @pytest.mark.parametrize("pace", ["exact", "fast"])
 def test_the_same_verdicts_as_real_xen(xtrace: Path, bits: int, pace: str) -> None:
-    done = record(xtrace, "--pace", pace, f"attack{bits}")
+    done = record(xtrace, "--vcpus", "2", "--pace", pace, f"attack{bits}")
     assert done.lines == expected(bits), done.errors
     assert done.status == 0
 
 
 @both_widths
 def test_a_neighbour_is_undisturbed(xtrace: Path, bits: int) -> None:
-    done = record(xtrace, f"attack{bits}", f"neighbour{bits}")
+    done = record(xtrace, "--vcpus", "2", f"attack{bits}", f"neighbour{bits}")
     assert [line for line in done.lines if line.startswith("attack")] == [
         f"attack{bits}: {line}" for line in expected(bits)
     ]

@@ -148,6 +148,8 @@ def test_a_whole_guest() -> None:
         ramdisk = "initrd"
         memory = 512; maxmem = 0x400
         vcpus = 2
+        cpu_weight = 512
+        cap = 40
         cmdline = "console=hvc0 quiet"
         type = "pv"
         on_poweroff = "preserve"
@@ -163,6 +165,8 @@ def test_a_whole_guest() -> None:
         memory=512,
         maxmem=1024,
         vcpus=2,
+        cpu_weight=512,
+        cap=40,
         cmdline="console=hvc0 quiet",
         on_poweroff="preserve",
         on_reboot="destroy",
@@ -176,6 +180,7 @@ def test_a_whole_guest() -> None:
 def test_what_xl_takes_when_nothing_is_said() -> None:
     spec = guest("")
     assert (spec.memory, spec.maxmem, spec.vcpus, spec.cmdline, spec.ramdisk) == (32, 32, 1, "", None)
+    assert (spec.cpu_weight, spec.cap) == (256, 0)
     assert (spec.on_poweroff, spec.on_reboot, spec.on_crash) == ("destroy", "restart", "destroy")
     assert (spec.on_watchdog, spec.on_soft_reset) == ("destroy", "soft-reset")
     assert spec.warnings == []
@@ -231,6 +236,8 @@ def test_maxmem_alone_is_the_memory() -> None:
         ("memory=512\nmaxmem=256", "guest.cfg:4:1: maxmem = 256 is less than memory = 512; raise it"),
         ("vcpus=33", "vcpus = 33 is out of range; use 1 to 32"),
         ("vcpus=0", "vcpus = 0 is out of range"),
+        ("cpu_weight=0", "cpu_weight = 0 is out of range; use 1 to 65535"),
+        ("cap=101", "cap = 101 is out of range; use 0 to 100"),
         ("type='hvm'", 'type = "hvm" needs hardware virtualization, which is not emulated; use type = "pv"'),
         ("type='pvh'", 'type = "pvh" needs hardware virtualization'),
         ("type='xyz'", 'type = "xyz" is no type of domain'),

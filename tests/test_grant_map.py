@@ -12,6 +12,7 @@ from tests.fakes import A, D, P, U, W
 from tests.fakes_xen import ARGUMENT, World, XenGuest
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import GLOBAL, NX
+from xentui.engine.x86.state import RDI, RDX, RIP, RSI
 from xentui.engine.xen import mm, vcpu_op
 from xentui.engine.xen.abi import grant_table as abi
 from xentui.engine.xen.abi.core import DOMID_SELF
@@ -618,6 +619,36 @@ def test_trace() -> None:
         (abi.GNTTABOP_unmap_grant_ref, REFERENCE, mfn, 1, HOST, 0),
         (abi.GNTTABOP_unmap_grant_ref, 0xFFFF_FFFF, 0, 0, 0, abi.GNTST_bad_handle & (1 << 64) - 1),
     ]
+
+
+def test_long_operations_give_way() -> None:
+    """Preempted after each element, they are the same in the end; RIP and registers say what is left."""
+    giver, taker = pair()
+    grant(giver, taker, 50)
+    operations = b"".join(
+        struct.pack("<QIIHhIQ", HOLE + (number << 12), HOST, REFERENCE, giver.domain.id, 99, 7, 7)
+        for number in range(40)
+    )
+    taker.hv.preempt = lambda: True
+    q = taker.vcpu.q
+
+    def go_on(command: int, count: int, data: bytes, size: int) -> int:
+        taker.put(ARGUMENT, data)
+        q[RDI], q[RSI], q[RDX], q[RIP], calls = command, ARGUMENT, count, 0x1002, 0
+        while q[RIP] == 0x1002:
+            calls += 1
+            left = q[RDX]
+            if do_grant_table_op(taker.vcpu, q[RDI], q[RSI], q[RDX], 0) == 0:
+                break
+            assert q[RIP] == 0x1000 and q[RSI] == ARGUMENT + (count - q[RDX]) * size and q[RDX] < left
+            q[RIP] = 0x1002
+        return calls
+
+    assert go_on(abi.GNTTABOP_map_grant_ref, 40, operations, 32) == 40
+    assert sorted(taker.domain.grants.maptrack.mappings) == list(range(40)) and audit(giver.hv) == []
+    undo = b"".join(struct.pack("<QQIhxx", HOLE + (number << 12), 0, number, 99) for number in range(40))
+    assert go_on(abi.GNTTABOP_unmap_grant_ref, 40, undo, 24) == 2, "in batches of 32"
+    assert not taker.domain.grants.maptrack.mappings and audit(giver.hv) == []
 
 
 # --- any sequence ---------------------------------------------------------------------------------------------------

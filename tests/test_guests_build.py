@@ -12,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "xentui" / "guests"
-NAMES = ("hello", "bench", "selftest", "attack", "neighbour")
+NAMES = ("hello", "bench", "selftest", "attack", "neighbour", "load")
 DEBIAN_12_GCC = "12.2."
 """Images are compared byte for byte with what this compiler makes; another may choose other instructions."""
 

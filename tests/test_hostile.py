@@ -49,6 +49,16 @@ def assert_register_dump(errors: str, name: str) -> None:
     assert re.search(r"^Guest stack trace from rsp=[0-9a-f]+:$", dump, re.M)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_crash_of_its_own_will_shows_the_registers(tmp_path: Path, width: int) -> None:
+    kernel = Tiny(width).shut_down(3).write(tmp_path / "kernel")
+    done = record(tmp_path / "out.xtrace", kernel, "--memory", str(MEMORY))
+    log = re.sub(r"^\(XEN\) \[ *\d+\.\d{6}\] ", "", done.errors, flags=re.M)
+    assert done.status == 1
+    assert re.search(r"^Domain 1 \(kernel\) crashed:\n----\[ Xen-4\.17.*\n(?:.+\n)*RIP: ", log, re.M), log
+    assert "domain_crash called" not in log
+
+
 # --- one wrong step -------------------------------------------------------------------------------------------------
 
 

@@ -123,12 +123,13 @@ def test_linux_time_is_plausible(linux_shell: Callable[[str], Done]) -> None:
         assert abs(recording.summary["virtual_ns"] / 1e9 - stamps[-1]) < 0.5
 
 
-def test_linux_on_two_vcpus(kernels: Kernels, shell_initrd: Path, xtrace: Path) -> None:
-    options = ("--ramdisk", shell_initrd, "--cmdline", "console=hvc0", "--memory", "256", "--vcpus", "2")
+@pytest.mark.parametrize("vcpus", [2, 4])
+def test_linux_on_several_vcpus(kernels: Kernels, shell_initrd: Path, xtrace: Path, vcpus: int) -> None:
+    options = ("--ramdisk", shell_initrd, "--cmdline", "console=hvc0", "--memory", "256", "--vcpus", str(vcpus))
     done = record(xtrace, kernels.linux, *options, "--pace", "fast", "--input", r"nproc\npoweroff -f\n")
     assert done.status == 0, done.console[-2000:] + done.errors
-    assert "smp: Brought up 1 node, 2 CPUs" in done.console
-    assert re.search(r"nproc\n2\n", TERMINAL.sub("", done.console))
+    assert f"smp: Brought up 1 node, {vcpus} CPUs" in done.console
+    assert re.search(rf"nproc\n{vcpus}\n", TERMINAL.sub("", done.console))
     # Linux says this of every PV domain's second vCPU: there are no local APICs
     told = [line for line in done.lines if TROUBLE.search(line) and "APIC id mismatch" not in line]
     assert told == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -13,10 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes import DATA, TABLE, A, D, Guest, P, U, make_guest, make_hypervisor
+from tests.fakes import DATA, STACK_PFN, TABLE, A, D, Guest, P, U, make_guest, make_hypervisor
 from tests.test_mm import LIST, LOOSE, OPERATIONS, SELF, STACK, check, exchange, ext, perform, reserve, row, slot
+from tests.test_vector import SliceClock
+from xentui.config import resolve_guest
+from xentui.engine.machine import Machine
 from xentui.engine.trace import Kind
-from xentui.engine.x86.state import R10, RBX, RCX, RDI, RDX, RIP, RSI
+from xentui.engine.x86.state import R10, RAX, RBX, RCX, RDI, RDX, RIP, RSI
 from xentui.engine.xen import hypercall, memory, mm, mmu_update, mmuext
 from xentui.engine.xen.abi import core
 from xentui.engine.xen.abi import hypercalls as nr
@@ -24,6 +29,7 @@ from xentui.engine.xen.abi import memory as mem
 from xentui.engine.xen.abi.errno import EBUSY, EFAULT, EINVAL
 from xentui.engine.xen.audit import audit
 from xentui.engine.xen.domain import NO_FRAME, Vcpu
+from xentui.engine.xen.emul_priv_op import emulate_privileged_op
 from xentui.engine.xen.guest_access import GuestFault
 from xentui.engine.xen.page import L2, L3, PARTIAL, PARTIAL_SET, PINNED, VALIDATED
 
@@ -277,6 +283,58 @@ def test_linear_counts_survive_partial_validation() -> None:
     assert audit(guest.hv) == []
 
 
+@both
+def test_no_hypercall_goes_on_long_behind_the_end_of_its_slice(width: int) -> None:
+    """Two hundred full L1 tables are validated and dropped again; what is left to do never takes more than 10 us."""
+    guest = make_guest(make_hypervisor(2048), 1, width, pages=512, loose=250)
+    clock = SliceClock(guest.hv, 0)
+    p2m, ram64 = guest.p2m, guest.hv.ram64
+    top, l2s, l1s = p2m[10], p2m[11:13], p2m[14:214]
+    for number, l1 in enumerate(l1s):
+        ram64[(l2s[number % 2] << 9) + number] = l1 << 12 | TABLE
+        for slot_number in range(512):
+            ram64[(l1 << 9) + slot_number] = guest.entry(260 + slot_number % 200)
+    for number, l2 in enumerate(l2s):
+        ram64[(top << 9) + number] = l2 << 12 | (TABLE if width == 64 else P)
+    if width == 32:
+        ram64[(top << 9) + 3] = p2m[6] << 12 | P
+    over: list[int] = []
+
+    def stopped() -> bool:
+        over.append(clock.time - clock.deadline)
+        clock.deadline = clock.time + 20_000  # another slice
+        return True
+
+    for operation in (core.MMUEXT_PIN_L3_TABLE, core.MMUEXT_UNPIN_TABLE):
+        command = (256 << 12, 1, 0, SELF)
+        guest.write(256 << 12, list(pin_operation(guest, operation, top)), "B")
+        start, count = clock.time, len(over)
+        result, _ = issue(guest.vcpu, mmuext.do_mmuext_op, nr.HYPERCALL_mmuext_op, command, stopped)
+        assert result == 0 and clock.time - start > 400_000 and len(over) - count > 10
+    assert max(over) <= 10_000
+    assert audit(guest.hv) == []
+
+
+@both
+def test_a_move_to_cr3_is_executed_again(width: int) -> None:
+    guest, top, _, _ = make_tree(width)
+    vcpu, ram64 = guest.vcpu, guest.hv.ram64
+    if width == 64:
+        top, below = guest.p2m[5], top
+        ram64[top << 9] = below << 12 | TABLE
+    old = vcpu.guest_table
+    guest.hv.preempt = lambda: True
+    guest.write(STACK, [0x90909090_90D8220F])  # mov %rax, %cr3
+    vcpu.q[RIP], vcpu.q[RAX] = STACK, top << 12
+    times = 0
+    while vcpu.q[RIP] == STACK:
+        vcpu.space.reads[STACK_PFN] = guest.p2m[STACK_PFN] << 12
+        assert vcpu.guest_table in (old, top)
+        assert emulate_privileged_op(vcpu) and audit(guest.hv) == []
+        times += 1
+    assert times > 5 and vcpu.q[RIP] == STACK + 3 and vcpu.guest_table == top
+
+
 # --- batches -------------------------------------------------------------------------------------------------------
 
 
@@ -472,3 +530,24 @@ def test_what_happens_at_a_preemption_does_not_matter(
     for guest in guests:
         mm.free_domain_memory(guest.domain)
     assert audit(guests[0].hv) == [] and not guests[0].hv.frames.owned_by(1) and not guests[0].hv.frames.owned_by(2)
+
+
+# --- guests on the whole machine ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["selftest32", "selftest64", *(pytest.param(f"attack{bits}", marks=pytest.mark.slow) for bits in (32, 64))]
+)
+def test_guests_see_nothing_of_it(name: str) -> None:
+    """Every hypercall that can give way does so after each entry, on the processor: the guests' lines stay the same."""
+    machine = Machine(128)
+    machine.strict = True
+    machine.create(replace(resolve_guest(name), vcpus=2 if name.startswith("attack") else 1))
+    machine.hv.preempt = lambda: True
+    console = bytearray()
+    machine.toolstack.on_output = lambda _domain, data: console.extend(data)
+    machine.run()
+    expected = Path(__file__).parent / "expected" / f"{name}.tap"
+    assert console.decode().replace("\r\n", "\n") == expected.read_text()
+    assert audit(machine.hv) == []
+    machine.close()

@@ -188,6 +188,25 @@ def test_xl_configuration(tmp_path: Path, xtrace: Path) -> None:
         assert recording.header["domains"][0]["name"] == "first"
 
 
+def test_a_crash_leaves_a_core_where_it_is_asked_for(tmp_path: Path, xtrace: Path) -> None:
+    path = tmp_path / "x.cfg"
+    path.write_text(f'name = "x"\nkernel = "{GUESTS_FOLDER / "hello64"}"\nmemory = 8\non_crash = "coredump-destroy"\n')
+    done = record(xtrace, path, "--core", tmp_path, "--input", r"crash\n")
+    assert done.status == 1
+    (core,) = tmp_path.glob("x-2003-1019-*.core")
+    assert core.read_bytes()[:4] == b"\x7fELF" and f"x: its core is in {core}" in done.errors
+
+
+def test_the_scheduler_is_chosen_and_told(xtrace: Path) -> None:
+    done = record(xtrace, "hello64", "hello32", "--sched", "bvt", "--memory", "8", "--for", "50ms")
+    other = record(xtrace.with_suffix(".credit"), "hello64", "hello32", "--memory", "8", "--for", "50ms")
+    assert sorted(done.lines) == sorted(other.lines)
+    for run, name in ((done, "bvt"), (other, "credit")):
+        with run.read() as recording:
+            assert recording.header["scheduler"] == name
+            assert [(guest["cpu_weight"], guest["cap"]) for guest in recording.header["guests"]] == [(256, 0)] * 2
+
+
 def test_on_crash_restart(tmp_path: Path, xtrace: Path) -> None:
     path = tmp_path / "guest.cfg"
     path.write_text(f'name = "x"\nkernel = "{GUESTS_FOLDER / "hello64"}"\nmemory = 32\non_crash = "restart"\n')

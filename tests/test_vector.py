@@ -14,6 +14,7 @@ from tests.fakes import A, D, Guest, P, U, W, make_guest, make_hypervisor
 from xentui.engine.x86.paging import GLOBAL, PCD
 from xentui.engine.xen import mmu_update, page_type, vector
 from xentui.engine.xen.audit import audit
+from xentui.engine.xen.hypervisor import Hypervisor
 from xentui.engine.xen.memory import do_memory_op
 from xentui.engine.xen.page import L1, PINNED
 from xentui.engine.xen.pte import GUEST_KERNEL
@@ -85,27 +86,25 @@ def test_ordinary_tables_go_the_vector_way(width: int) -> None:
 class SliceClock:
     """Virtual time that passes as the hypervisor's work is charged, with a slice that ends."""
 
-    def __init__(self, slice_ns: int) -> None:
+    def __init__(self, hv: Hypervisor, slice_ns: int) -> None:
         self.time, self.deadline = 1000, 1000 + slice_ns
+        hv.clock = self
+        hv.preempt, hv.slice_left = lambda: self.time >= self.deadline, lambda: 2 * (self.deadline - self.time)
 
     def now(self) -> int:
         return self.time
 
+    def position(self) -> int:
+        return 2 * self.time
+
     def charge(self, ns: int) -> None:
         self.time += ns
 
-    def skip_to(self, ns: int) -> None:
-        self.time = max(self.time, ns)
+    def set_deadline(self, position: int) -> None:
+        self.deadline = position // 2
 
-    def left(self) -> int:
-        return self.deadline - self.time
-
-
-def give_slice(guest: Any, slice_ns: int) -> None:
-    """Let the slice that runs end after so long."""
-    guest.hv.clock = clock = SliceClock(slice_ns)
-    guest.hv.slice_left = clock.left
-    guest.hv.preempt = lambda: clock.left() < 0
+    def skip_to(self, position: int) -> None:
+        self.time = max(self.time, position // 2)
 
 
 REQUESTS = 50 << 12
@@ -117,7 +116,7 @@ def apply(width: int, batch: Batch, odd: dict[int, int], slice_ns: int, start: i
     """What a batch of mmu_update leaves behind: `batch` has the slot, the page, the flags and the command of each."""
     guest = make_guest(make_hypervisor(640), 1, width, pages=64, loose=2)
     other = make_guest(guest.hv, 2, width)
-    give_slice(guest, slice_ns)
+    SliceClock(guest.hv, slice_ns)
     guest.domain.lazy_nx.update((guest.tables["l1"] << 9) + slot for slot in range(100, 400, 3))
     table = guest.tables["l1"] << 12
     requests: list[int] = []
@@ -174,7 +173,7 @@ def test_batches_do_the_same(width: int, batch: Batch, odd: dict[int, int], slic
 @pytest.mark.parametrize("width", [32, 64])
 def test_ordinary_batches_go_the_vector_way(width: int) -> None:
     guest = make_guest(make_hypervisor(640), 1, width)
-    give_slice(guest, 1 << 30)
+    SliceClock(guest.hv, 1 << 30)
     table = guest.tables["l1"] << 12
     requests = [word for slot in range(60, 300) for word in (table + 8 * slot, guest.entry(slot % 50 + 10))]
     guest.write(REQUESTS, requests)
@@ -183,8 +182,8 @@ def test_ordinary_batches_go_the_vector_way(width: int) -> None:
     assert guest.hv.trace.head == 240 and audit(guest.hv) == []
     for slot in range(60, 300):
         assert guest.hv.ram64[(table >> 3) + slot] >> 12 & 0xFFFFF == guest.p2m[slot % 50 + 10]
-    give_slice(guest, 60 * 100)
-    assert vector.update(guest.vcpu, REQUESTS, 240) == 102
+    SliceClock(guest.hv, 60 * 100)
+    assert vector.update(guest.vcpu, REQUESTS, 240) == 101
     guest.hv.preempt = lambda: True
     assert vector.update(guest.vcpu, REQUESTS, 240) == 0
 

@@ -84,8 +84,6 @@ class XentuiApp(App[None], inherit_bindings=False):
         self.set_interval(1 / RATE, self.refresh_panes)
         for problem in self._problems:
             self.tell(problem, "warning")
-        if self.run_at_start:
-            self.attempt(self.engine.run)
 
     def _watch(self) -> None:
         """Hear the engine's descriptor."""
@@ -95,6 +93,9 @@ class XentuiApp(App[None], inherit_bindings=False):
     def _heard(self) -> None:
         """The engine has sent something."""
         self.feed.pump()
+        if self.run_at_start and self.feed.status is not None:
+            self.run_at_start = False
+            self.attempt(self.engine.run)
 
     def _unwatch(self) -> None:
         if self._watched >= 0:
@@ -208,7 +209,7 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def tell(self, text: str, severity: Any = "information") -> None:
         """A line for the user."""
-        self.notify(plain(text).replace("�", " "), severity=severity, markup=False)
+        self.notify("\n".join(map(plain, text.splitlines())), severity=severity, markup=False)
 
     def _domain_ended(self, name: str, reason: str) -> None:
         crashed = reason in ("crash", "watchdog")
@@ -217,7 +218,7 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def _engine_failed(self, text: str, details: str) -> None:
         self.tell(
-            f"the engine's process has ended: {text}. What is on the screen stays; :goto leads back into the past, q leaves.",
+            f"the engine's process has ended: {text}. What is on the screen stays; :goto leads back, q leaves.",
             "error",
         )
         for line in details.splitlines():

@@ -9,7 +9,7 @@ import textwrap
 from typing import TYPE_CHECKING, NoReturn
 
 from xentui import __version__
-from xentui.record import EXIT_LIMIT, EXIT_OK, EXIT_USAGE, record
+from xentui.record import EXIT_LIMIT, EXIT_USAGE, record
 
 if TYPE_CHECKING:
     from xentui.config import GuestSpec
@@ -119,6 +119,7 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("guests", nargs="*", metavar="GUEST", help="what to run; see below")
     add("--record", metavar="FILE", help="run without the console and write a recording")
+    add("--replay", metavar="FILE", help="the console on a recording, paused at its start")
     add("--until", metavar="REGEX", type=_pattern, help="stop when a guest's console matches")
     add("--for", metavar="TIME", type=_duration, dest="limit", help="stop after that much virtual time (20ms, 3s)")
     add(
@@ -152,7 +153,7 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
         default="credit",
         help="who runs next: Xen's credit scheduler (default), or the paper's Borrowed Virtual Time",
     )
-    add("--core", metavar="DIR", default=".", help="where core files of crashed guests go (on_crash = coredump-...)")
+    add("--core", metavar="DIR", default=".", help="where cores of crashed guests go (on_crash = coredump-...)")
     add(
         "--audit",
         action="store_true",
@@ -190,6 +191,8 @@ def run(arguments: list[str]) -> int:
         return export(arguments[1:])
     try:
         options = build_parser(built_in_guests()).parse_args(arguments)
+        if options.record is not None and options.replay is not None:
+            raise UsageError("--record and --replay exclude each other")
         if options.record is None:
             return _console(options)
         if not options.guests:
@@ -259,8 +262,12 @@ def _unique(name: str, taken: list[str]) -> str:
 
 def _console(options: argparse.Namespace) -> int:
     """Without --record: the console, on the guests named or on the built-in demonstration."""
-    from xentui.console import DEMONSTRATION, show
+    from xentui.console import DEMONSTRATION, replay, show
 
+    if options.replay is not None:
+        if options.guests:
+            raise UsageError("--replay runs the guests that are in the recording; name no others")
+        return replay(options.replay)
     if not options.guests:
         options.guests = list(DEMONSTRATION)
     for option in ("until", "limit"):

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import argparse
 
     from xentui.config import GuestSpec
-    from xentui.engine.process import Engine
+    from xentui.engine.messages import Setup
 
-DEMONSTRATION = ("hello32", "hello64")
+DEMONSTRATION = ("demo32", "demo64")
 """The guests of the built-in demonstration: one of each width."""
 
 
@@ -32,38 +32,51 @@ def problem_with_terminal() -> str:
 
 def show(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
     """Run the guests under the console until the user leaves; the exit status."""
-    problem = problem_with_terminal()
-    if problem:
-        print(f"xentui: {problem}", file=sys.stderr)
-        return EXIT_USAGE
-    engine = _start(options, specs)
-    try:
-        from xentui.app import XentuiApp
-
-        app = XentuiApp(engine)
-        app.run()
-    finally:
-        engine.close()
-    if engine.failure is not None:
-        print(f"xentui: {engine.failure.text}", file=sys.stderr)
-        return EXIT_USAGE
-    return app.return_code or EXIT_OK
-
-
-def _start(options: argparse.Namespace, specs: list[GuestSpec]) -> Engine:
-    """The engine's process, on its way."""
     from xentui.engine.messages import Setup
-    from xentui.engine.process import Engine
 
     typist = None
     if options.input:
         typist = (options.input, options.prompt.pattern if options.prompt else None)
-    return Engine.start(
+    return _show(
         Setup(
             specs,
             pace=options.pace,
             seed=options.seed,
             direct_traps=not options.no_direct_trap,
+            scheduler=options.sched,
             typist=typist,
-        )
+        ),
+        run=True,
     )
+
+
+def replay(path: str) -> int:
+    """The console on a recording, paused at its start; the exit status."""
+    from xentui.recording.format import RecordingError
+    from xentui.session import setup_from_recording
+
+    try:
+        setup = setup_from_recording(path)
+    except RecordingError as error:
+        print(f"xentui: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return _show(setup, run=False)
+
+
+def _show(setup: Setup, run: bool) -> int:
+    """Start the engine and the console on it; `run`: the guests go at once."""
+    problem = problem_with_terminal()
+    if problem:
+        print(f"xentui: {problem}", file=sys.stderr)
+        return EXIT_USAGE
+    from xentui.engine.process import Engine
+
+    with Engine.start(setup) as engine:
+        from xentui.app import XentuiApp
+
+        app = XentuiApp(engine, run=run)
+        app.run()
+    if engine.failure is not None:
+        print(f"xentui: {engine.failure.text}", file=sys.stderr)
+        return EXIT_USAGE
+    return app.return_code or EXIT_OK

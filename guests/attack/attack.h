@@ -24,7 +24,7 @@ struct attempt {
 };
 
 extern const struct attempt table_attempts[], type_attempts[], frame_attempts[], buffer_attempts[], segment_attempts[],
-    grant_attempts[], count_attempts[];
+    vcpu_attempts[], grant_attempts[], count_attempts[];
 
 /* A negative result is a refusal; anything else is what the text says. */
 verdict_t refused(long result, const char *got);
@@ -60,6 +60,9 @@ extern volatile unsigned long try_resume, try_sp;
 void try_store(volatile void *va, unsigned long value);  /* a word */
 unsigned long try_load(const volatile void *va);         /* a word; 0 if it traps */
 
+/* A trap of the second vCPU's ends it, and this does not return; it does for those of the first. */
+void second_vcpu_trapped(const struct trap_frame *frame);
+
 /* Pages to play with. Before each attempt all are mapped writable in their own place and zero. */
 #define PAGES 8
 extern uint8_t page[PAGES][PAGE_SIZE];
@@ -67,6 +70,12 @@ extern uint8_t page[PAGES][PAGE_SIZE];
 /* Where no page table of the domain's is: one L2 entry's worth of address space; and that entry's machine address. */
 #define NEW_REGION (VIRT_BASE + (512UL << 20))
 uint64_t new_region_entry(void);
+/* Where no L2 table of the domain's is. */
+#ifdef __x86_64__
+#define NEW_TOP (VIRT_BASE - (2UL << 30))
+#else
+#define NEW_TOP 0x40000000UL
+#endif
 /* Many pages, for counts; the same holds. */
 #define CROWD 129
 extern uint8_t crowd[CROWD][PAGE_SIZE];

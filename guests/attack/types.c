@@ -66,23 +66,77 @@ static verdict_t failed_promotion(unsigned int level)
 
 /* --- what validation leaves in the middle ------------------------------------------------------------------------- */
 
-static long in_between;
-static volatile bool asked;
+static long exchange(xen_pfn_t frame, xen_pfn_t pfn, unsigned long order);
 
-/* In the middle of a long operation, if the hypervisor lets events in there; else right behind it. */
-static void write_in_between(evtchn_port_t port)
+/* What is tried with page[1] while it is half a page table. */
+static long map_writable(void)
 {
-    (void)port;
-    asked = true;
-    in_between = writable(page[1]);
+    return writable(page[1]);
 }
 
-/* An event is pending when a table is to be validated, which makes the hypervisor stop in its middle. */
-static verdict_t preempted_validation(unsigned int level)
+static long update_entry(void)
 {
-    evtchn_port_t port = (evtchn_port_t)event_bind_ipi();
-    struct evtchn_close close = {.port = port};
-    event_handle(port, write_in_between);
+    return mmu_set(machine_of(page[1]) + 3 * sizeof(uint64_t), 0);
+}
+
+/* The first request of the batch is fine: it maps page[0] where it is mapped. */
+static long update_in_batch(void)
+{
+    unsigned int done = 0;
+    mmu_update_t updates[3] = {
+        {pte_machine_address(VA(0), 1), entry_of(page[0], PTE_DATA)},
+        {machine_of(page[1]) + 3 * sizeof(uint64_t), own_table(1) | LINK},
+        {pte_machine_address(VA(1), 1), entry_of(page[1], PTE_DATA)},
+    };
+    long result = hypercall_mmu_update(updates, ARRAY_SIZE(updates), &done, DOMID_SELF);
+    return done == 1 ? result : 0;
+}
+
+static long pin_as_another(void)
+{
+    return pin(1, page[1]);
+}
+
+static long unpin_half(void)
+{
+    return unpin(page[1]);
+}
+
+static long exchange_half(void)
+{
+    return exchange(mfn_of(page[1]), pfn_of(page[1]), 0);
+}
+
+static const struct {
+    long (*act)(void);
+    const char *got;
+} halves[] = {
+    {map_writable, "a half-validated table mapped writable"},
+    {update_entry, "an entry of a half-validated table changed"},
+    {update_in_batch, "a batch that changed a half-validated table"},
+    {pin_as_another, TYPED_TWICE},
+    {unpin_half, "a pin dropped that was not held"},
+    {exchange_half, "a half-validated table exchanged"},
+};
+static const char *const half_names[] = {
+    "map-writable", "update-entry", "update-in-batch", "pin-as-L1", "unpin", "exchange",
+};
+
+static long in_between;
+static long (*volatile to_be_done)(void);
+
+/* In the middle of a long operation, if the hypervisor lets events in there; else right behind it. */
+static void act_in_between(evtchn_port_t port)
+{
+    (void)port;
+    if (to_be_done)
+        in_between = to_be_done();
+    to_be_done = NULL;
+}
+
+/* page[1] becomes an L2 that refers to all pages behind it, or an L3 to as many L2s that are pinned. */
+static void make_tree(unsigned int level)
+{
     for (unsigned int i = 2; i < PAGES; i++) {
         ((uint64_t *)page[1])[i] = entry_of(page[i], LINK);
         read_only(page[i]);
@@ -90,19 +144,105 @@ static verdict_t preempted_validation(unsigned int level)
             pin(2, page[i]);
     }
     read_only(page[1]);
-    asked = false;
+}
+
+static void drop_tree(unsigned int level)
+{
+    for (unsigned int i = 2; i < PAGES && level == 3; i++)
+        unpin(page[i]);
+}
+
+/* An event is pending when an operation on page[1] begins, which makes the hypervisor stop in its middle. */
+static int interrupted(unsigned int command, long (*act)(void))
+{
+    evtchn_port_t port = (evtchn_port_t)event_bind_ipi();
+    struct evtchn_close close = {.port = port};
+    event_handle(port, act_in_between);
+    to_be_done = act;
     events_off();
     event_send(port);
     own_vcpu->evtchn_upcall_mask = 0;    /* pending and not masked: the next entry is preempted as soon as it may be */
-    int result = pin(level, page[1]);
+    int result = extended(command, mfn_of(page[1]), 0);
     events_on();
-    verdict_t verdict = asked ? refused(in_between, "a half-validated table mapped writable") :
-                                broke_out("no event, though one was pending");
+    hypercall_event_channel_op(EVTCHNOP_close, &close);
+    return result;
+}
+
+static verdict_t verdict_in_between(const char *got)
+{
+    return to_be_done ? broke_out("no event, though one was pending") : refused(in_between, got);
+}
+
+static verdict_t preempted_validation(unsigned int level)
+{
+    make_tree(level);
+    int result = interrupted(MMUEXT_PIN_L1_TABLE + level - 1, map_writable);
     if (!result)
         unpin(page[1]);
-    for (unsigned int i = 2; i < PAGES && level == 3; i++)
-        unpin(page[i]);
+    drop_tree(level);
+    return verdict_in_between(halves[0].got);
+}
+
+static verdict_t use_of_half_validated(unsigned int number)
+{
+    make_tree(2);
+    int result = interrupted(MMUEXT_PIN_L2_TABLE, halves[number].act);
+    verdict_t verdict = verdict_in_between(halves[number].got);
+    if (result || unpin(page[1]))
+        return broke_out("a validation that does not end as it should");
+    return verdict;
+}
+
+/* The way back stops in its middle, too. */
+static verdict_t preempted_unpin(unsigned int level)
+{
+    make_tree(level);
+    pin(level, page[1]);
+    interrupted(MMUEXT_UNPIN_TABLE, map_writable);
+    drop_tree(level);
+    return verdict_in_between("a table on its way out mapped writable");
+}
+
+/* The last entry is bad: what came before it is undone, with an event in the middle of that. */
+static verdict_t preempted_then_refused(unsigned int level)
+{
+    make_tree(level);
+    writable(page[1]);
+    ((uint64_t *)page[1])[PAGES] = entry_of(page[0], LINK);  /* page[0] is mapped writable */
+    read_only(page[1]);
+    int result = interrupted(MMUEXT_PIN_L1_TABLE + level - 1, map_writable);
+    drop_tree(level);
+    if (to_be_done || in_between >= 0)
+        return verdict_in_between(halves[0].got);
+    return refused(result, "a table with a writable table in it");
+}
+
+/* One batch links a table that takes long to validate, and goes on with the next request. */
+static verdict_t preempted_batch(unsigned int level)
+{
+    (void)level;
+    unsigned int done = 0;
+    uint64_t link = pte_machine_address(NEW_TOP, 3), flags = sizeof(long) == 8 ? LINK : PTE_PRESENT;
+    mmu_update_t updates[3] = {
+        {link, entry_of(page[1], flags)},
+        {pte_machine_address(VA(1), 1), entry_of(page[1], PTE_DATA)},
+        {link, 0},
+    };
+    evtchn_port_t port = (evtchn_port_t)event_bind_ipi();
+    struct evtchn_close close = {.port = port};
+    make_tree(2);
+    event_handle(port, act_in_between);
+    to_be_done = map_writable;
+    events_off();
+    event_send(port);
+    own_vcpu->evtchn_upcall_mask = 0;
+    long result = hypercall_mmu_update(updates, ARRAY_SIZE(updates), &done, DOMID_SELF);
+    events_on();
     hypercall_event_channel_op(EVTCHNOP_close, &close);
+    verdict_t verdict = verdict_in_between(halves[0].got);
+    if (verdict.kind == REFUSED)
+        verdict = done == 1 ? refused(result, "a linked table mapped writable") : broke_out("a wrong count of requests");
+    mmu_set(link, 0);
     return verdict;
 }
 
@@ -353,6 +493,10 @@ const struct attempt type_attempts[] = {
     {"writable-after-unpin-of-linked-L1", NULL, writable_after_unpin, 0, 0, NULL},
     {"failed-validation-of-L%u", "XSA-299", failed_promotion, 2, sizeof(long) == 8 ? 4 : 2, NULL},
     {"preempted-validation-of-L%u", "XSA-290, 309", preempted_validation, 2, sizeof(long) == 8 ? 3 : 2, NULL},
+    {"half-validated-L2-%s", "XSA-290, 309", use_of_half_validated, 0, ARRAY_SIZE(halves) - 1, half_names},
+    {"preempted-unpin-of-L%u", "XSA-290", preempted_unpin, 2, sizeof(long) == 8 ? 3 : 2, NULL},
+    {"preempted-validation-of-bad-L%u", "XSA-299", preempted_then_refused, 2, sizeof(long) == 8 ? 3 : 2, NULL},
+    {"preempted-batch", "XSA-309", preempted_batch, 0, 0, NULL},
     {"give-back-linked-L1", "XSA-214", give_back_linked, 0, 0, NULL},
     {"give-back-mapped-page", NULL, give_back_mapped, 0, 0, NULL},
     {"give-back-then-pin-as-L%u", NULL, pin_given_back, 1, LEVELS, NULL},

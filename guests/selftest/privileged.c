@@ -326,9 +326,54 @@ static void test_single_step(void)
     is(set_debugreg(6, 0xffff0ff0), 0, "set_debugreg 6");
 }
 
+__asm__(".text\nbreak_here: nop\nbreak_there: nop\njmp *probe_resume\n"
+        ".pushsection .user, \"ax\"\nuser_break: nop; nop; int3\n.popsection");
+extern void break_here(void), break_there(void), user_break(void);
+
+#define DR6_DEFAULT 0xffff0ff0UL
+
+static void check_breakpoint(unsigned long where, unsigned long which, const char *what)
+{
+    check(record.count == 1 && record.frame.vector == 1 && record.frame.ip == where, "%s: vector 1, IP at it", what);
+    is64((unsigned long)debugreg(6), DR6_DEFAULT | which, "... DR6 says which");
+    set_debugreg(6, DR6_DEFAULT);
+}
+
+static void test_breakpoints(void)
+{
+    is(set_debugreg(0, (unsigned long)break_here), 0, "set_debugreg 0: an instruction");
+    is(set_debugreg(3, (unsigned long)break_there), 0, "set_debugreg 3: the next one");
+    PROBE("jmp break_here",);
+    check_no_trap("a breakpoint that is not enabled");
+    is(set_debugreg(7, 0x401), 0, "set_debugreg 7: the first enabled");
+    PROBE("jmp break_here",);
+    check_breakpoint((unsigned long)break_here, 1, "a breakpoint");
+    is64(record.frame.flags & 0x10000, 0, "... RF is clear in the frame");
+    PROBE("jmp break_there",);
+    check_no_trap("the other one is not");
+    PROBE("mov %%" REG_C ", %%db7", : "c"(0x480));
+    check_no_trap("mov to DR7: the other one enabled");
+    PROBE("jmp break_here",);
+    check_breakpoint((unsigned long)break_there, 8, "the next instruction");
+    is(set_debugreg(2, (unsigned long)break_there), 0, "set_debugreg 2: the same instruction");
+    is(set_debugreg(7, 0x4b0), 0, "set_debugreg 7: two on one instruction");
+    PROBE("jmp break_there",);
+    check_breakpoint((unsigned long)break_there, 12, "two at once");
+    is(set_debugreg(1, (unsigned long)user_code((const void *)user_break) + 1), 0, "set_debugreg 1: user code");
+    is(set_debugreg(7, 0x404), 0, "set_debugreg 7: enabled");
+    USER_PROBE(user_break, 0);
+    check_breakpoint((unsigned long)user_code((const void *)user_break) + 1, 2, "a breakpoint in user mode");
+    is(set_debugreg(7, 0x400), 0, "set_debugreg 7: none");
+    PROBE("jmp break_here",);
+    check_no_trap("none");
+    for (unsigned int number = 0; number < 4; number++)
+        set_debugreg(number, 0);
+}
+
 void test_fpu_and_debug(void)
 {
     test_fpu();
     test_debug_registers();
     test_single_step();
+    test_breakpoints();
 }

@@ -21,7 +21,7 @@ from xentui.engine.expression_columns import (
     where,
 )
 from xentui.engine.trace import U64, Record
-from xentui.engine.trace_decode import DOMIDS, ERRNOS, FORMATS, Slot, short_hex
+from xentui.engine.trace_decode import DOMIDS, ERRNOS, FORMATS, Slot, runner_text, short_hex
 from xentui.engine.xen.abi import core
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 FREE = frozenset(
     FORMATS[name]
     for name in (
-        "runner",
         "pte",
         "pte_index",
         "refusal_rule",
@@ -359,6 +358,7 @@ def literals(pattern: str) -> tuple[str, ...]:
 
 
 _DIGITS = frozenset("0123456789abcdefx.,-→")
+_RUNNER = frozenset("0123456789dvile")  # d1v0, idle
 
 
 @cache
@@ -369,6 +369,6 @@ def cannot_show(slot: Slot, text: str) -> bool:
     head, equals, tail = text.rpartition("=")
     if equals and not slot.name.endswith(head):
         return True
-    if text in f"{slot.name}=" or set(tail) <= _DIGITS:
+    if text in f"{slot.name}=" or set(tail) <= (_RUNNER if slot.show is runner_text else _DIGITS):
         return False
     return not any(tail in shown for shown in listed(slot.show))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from xentui.engine.clock import COST_CONTEXT_SWITCH
 from xentui.engine.trace import Kind, runner
 from xentui.engine.x86.cpu import ProcessorError
-from xentui.engine.xen import descriptor_tables, failsafe, schedule, traps
+from xentui.engine.xen import debugreg, descriptor_tables, failsafe, schedule, traps
 from xentui.engine.xen.domain import RUNNING, Vcpu
 from xentui.engine.xen.domain_builder import first_state
 
@@ -383,8 +383,8 @@ class RunLoop:
         return self.clock.position() >= self._slice_end
 
     def slice_left(self) -> int:
-        """Nanoseconds until then; negative when it is past."""
-        return self._slice_end - self.clock.position() >> 1
+        """Half nanoseconds that the vCPU has left of its slice; none when it is over."""
+        return self._slice_end - self.clock.position()
 
     def _end_slice(self) -> None:
         self._slice, self._slice_end = None, 0
@@ -437,6 +437,7 @@ class RunLoop:
             processor.state.load(vcpu.saved)
             processor.vcpu = self.entry.vcpu = vcpu
             descriptor_tables.load_ldt(vcpu)
+            debugreg.switch_to(vcpu)
             processor.flush_tlb()
             # real Xen finds these when it loads the segments, and when it returns to the guest
             if not data_good:

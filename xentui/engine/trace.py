@@ -150,6 +150,7 @@ class Timer:
     PERIODIC = 1
     SET_TIMER_OP = 2
     POLL = 3
+    VIRTUAL = 4
 
 
 class Cause:

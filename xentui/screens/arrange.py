@@ -34,7 +34,10 @@ class Arrange(Control):
 
     def show(self, tree: layout.Tree, focus: str, maximised: str | None = None) -> None:
         """Lay the panes out anew and focus one."""
+        changed = tree != self.grid.arrangement
         self.app.main.show(tree, focus, maximised)
+        if changed:
+            self.app.main.remember()
 
     def __getattr__(self, name: str) -> Callable[[str], None]:
         """`do_pane_trace` and the like: one for each pane of the catalogue."""

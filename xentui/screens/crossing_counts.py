@@ -85,7 +85,7 @@ class CrossingCounts:
                 self._kept[start] = dict(self._raw)
             self._take(Piece(source, start, stop))
             self._done = stop
-        return self._done >= min(status.records, source.end)
+        return bool(self._done >= min(status.records, source.end))
 
     def _go_back(self, records: int) -> None:
         assert self.source is not None

@@ -20,7 +20,7 @@ _GLOW = 0.6
 _INKS = ("blue", "orange", "green", "purple", "yellow")
 _DIGITS = {
     "0": "█▀█ █ █ ▀▀▀",
-    "1": " ▀█  █  ▀▀",
+    "1": "▀█   █  ▀▀▀",
     "2": "▀▀█ █▀▀ ▀▀▀",
     "3": "▀▀█ ▀▀█ ▀▀▀",
     "4": "█ █ ▀▀█   ▀",
@@ -129,7 +129,7 @@ Keys: **d D** one domain, or all
             return [[(" No ring was crossed yet.", "dim")]]
         lines = self._headline(domains, width, height)
         lane = _Lanes(width)
-        lines += lane.heads()
+        lines += lane.heads(any(way.source == 3 == way.target for each in domains for way in self._counts[each]))
         ways = {domain: sorted(self._counts[domain], key=lambda way: way.order) for domain in domains}
         spaced = len(lines) + sum(2 * len(ways[domain]) + 2 for domain in domains) <= height
         top = max((max(each.values()) for each in self._counts.values()), default=1)
@@ -156,9 +156,11 @@ Keys: **d D** one domain, or all
         half = width // 2
         heads: Line = [*fit([(" system calls direct, 3→1", "green")], half), ("system calls through Xen", "orange")]
         if height < 28 or width < 70:
-            text = f" direct {grouped(direct)}"
-            left = fit([(" system calls: ", "dim"), (text, "strong+green")], half)
-            return [[*left, (f"through Xen {grouped(through)}", "strong+orange")], []]
+            bypass: Line = [(" system calls: ", "dim"), (f"direct {grouped(direct)}", "strong+green")]
+            entered = f"through Xen {grouped(through)}"
+            if width < 60:
+                return [bypass, [(" " * 15, ""), (entered, "strong+orange")]]
+            return [[*fit(bypass, half), (entered, "strong+orange")], []]
         rows: list[Line] = [heads]
         for one, other in zip(big(direct), big(through), strict=True):
             rows.append([*fit([(" " + one, "green")], half), (other, "orange")])
@@ -170,8 +172,10 @@ Keys: **d D** one domain, or all
         colour = "green" if way.direct else "orange" if way.label in ("page faults", "exceptions", "int n") else "blue"
         if way.label == "system calls" and not way.direct:
             colour = "orange"
-        line: Line = [(f"  {way.label:<13}", "strong" if lit else "")]
+        line: Line = [(f"  {way.label:<{lane.label - 2}}", "strong" if lit else "")]
         line += lane.track(way, f"strong+{colour}" if lit else colour, lit, self._frame)
+        if lane.narrow:
+            return [*line, (f" {short(number):>6}", f"strong+{colour}" if lit else "")]
         line.append((f" {grouped(number):>12}", f"strong+{colour}" if lit else ""))
         rate = self._rate((domain, way))
         line.append((f" {short(rate) + '/s' if rate >= 1 else '':>8}", "dim"))
@@ -188,26 +192,29 @@ Keys: **d D** one domain, or all
 class _Lanes:
     """Where the rings stand side by side, and tracks between them."""
 
-    LABEL = 15
-    TAIL = 30
-
     def __init__(self, width: int) -> None:
-        room = max(16, min(72, width - self.LABEL - self.TAIL))
+        self.narrow = width < 64
+        self.label = 15
+        room = max(9, min(72, width - self.label - (8 if self.narrow else 30)))
         step = (room - 1) // 2
         self.at = {3: 0, 1: step, 0: 2 * step}
         self.room = 2 * step + 1
 
-    def heads(self) -> list[Line]:
-        """The rings' names over their lines."""
-        names = {3: ("ring 3", "applications"), 1: ("ring 1", "32-bit kernel"), 0: ("ring 0", "Xen")}
+    def heads(self, wide: bool) -> list[Line]:
+        """The rings' names over their lines; `wide`: a 64-bit guest is there, whose kernel has ring 3."""
+        names: dict[int, tuple[str, ...]] = {3: ("3",), 1: ("1",), 0: ("0 Xen",)}
+        if not self.narrow:
+            names = {3: ("ring 3", "applications"), 1: ("ring 1", "32-bit kernels"), 0: ("ring 0", "Xen")}
+            if wide:
+                names = {3: (*names[3], "64-bit kernels"), 1: (*names[1], ""), 0: (*names[0], "")}
         lines: list[Line] = []
-        for row in range(2):
-            cells = [" "] * (self.LABEL + self.room + 14)
+        for row in range(len(names[3])):
+            cells = list(" ring" if self.narrow else "") + [" "] * (self.label + self.room + 9)
             for ring, at in self.at.items():
                 text = names[ring][row]
-                start = max(self.LABEL - 6, self.LABEL + at - len(text) // 2)
+                start = self.label + at - (0 if self.narrow else min(6, len(text) // 2))
                 cells[start : start + len(text)] = text
-            lines.append([("".join(cells), "title" if row == 0 else "dim")])
+            lines.append([("".join(cells), "dim" if row else "title")])
         return lines
 
     def empty(self, used: int) -> Line:
@@ -215,7 +222,7 @@ class _Lanes:
         cells = [" "] * self.room
         for at in self.at.values():
             cells[at] = "│"
-        return [(" " * max(0, self.LABEL - used) + "".join(cells), "dim")]
+        return [(" " * max(0, self.label - used) + "".join(cells), "dim")]
 
     def track(self, way: Way, ink: str, lit: bool, frame: int) -> Line:
         """A way: `●` where it begins, `◆` Xen, an arrow head where it ends, and on it, when lit, a moving light."""

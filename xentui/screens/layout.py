@@ -42,15 +42,15 @@ def above(*parts: tuple[Tree, float]) -> Split:
 
 
 WIDE: Tree = beside(
-    (above(("domains", 11), ("trace", 30), ("scheduler", 12)), 104),
-    (above(("consoles", 26), (beside(("crossings", 1), ("events", 1)), 27)), 96),
+    (above(("domains", 7), ("trace", 37), ("scheduler", 13)), 104),
+    (above(("consoles", 27), (beside(("crossings", 1), ("events", 1)), 30)), 96),
 )
 MEDIUM: Tree = above(
-    ("domains", 8),
-    (beside(("consoles", 81), ("crossings", 38)), 18),
-    ("trace", 12),
+    ("domains", 5),
+    (beside(("consoles", 80), ("crossings", 39)), 19),
+    ("trace", 14),
 )
-NARROW: Tree = above(("domains", 6), ("consoles", 16))
+NARROW: Tree = above(("domains", 4), ("consoles", 9), ("trace", 9))
 
 
 def default(width: int) -> Tree:

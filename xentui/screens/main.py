@@ -83,7 +83,6 @@ class MainScreen(Screen[None], inherit_bindings=False):
 
     def show(self, tree: layout.Tree, focus: str, maximised: str | None = None) -> None:
         """Lay the panes out, making those that were never open, and focus one."""
-        changed = tree != self.grid.arrangement
         wanted = layout.names(tree)
         new = [catalogue.build(name) for name in wanted if self.grid.pane(name) is None]
         if new:
@@ -92,11 +91,10 @@ class MainScreen(Screen[None], inherit_bindings=False):
         pane = self.grid.pane(focus)
         if pane is not None:
             (pane.focus_target if isinstance(getattr(pane, "focus_target", None), Pane) else pane).focus()
-        if changed:
-            self._remember()
         self.app.feed.changed = True
 
-    def _remember(self) -> None:
+    def remember(self) -> None:
+        """Keep the layout, which the user has changed, for the next window of this size."""
         if self._class:
             saved, problem = remembered.load("layout.json")
             saved[self._class] = layout.to_data(self.grid.arrangement)

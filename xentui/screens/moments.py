@@ -100,7 +100,7 @@ class Density:
         for cell in range(self._known, cells):
             upper = edge(start, end, cells, cell + 1)
             high = source.find_time(upper) if upper <= newest else source.end
-            self._counts[cell] = high - low
+            self._counts[cell] = max(self._counts[cell], high - low)  # the ring may have dropped some since
             if upper <= newest:
                 self._known = cell + 1
             else:

@@ -160,12 +160,12 @@ class Matches:
     def advance(self, seconds: float) -> bool:
         """Look further, for about so long; was anything looked at?"""
         source, limit = self.source, perf_counter() + seconds
-        if source.end < self._done:
-            self._truncate(source.end)
-        begun = self._done
-        while self._done < source.end:
+        end, begun = source.end, self._done
+        if end < self._done:
+            self._truncate(end)
+        while self._done < end:
             start = max(self._done, source.first)
-            stop = min(start - start % CHUNK + CHUNK, source.end)
+            stop = min(start - start % CHUNK + CHUNK, end)
             piece = Piece(source, start, stop)
             found = np.flatnonzero(self.expression.mask(piece))
             stop = start + len(piece["kind"])

@@ -14,6 +14,7 @@ from typing import Any
 from bittty import XTERM, Board
 from bittty.keyboard import KeyEvent, KeyModifiers
 from bittty.present import RowsScrolledOff, ScrollbackCleared
+from rich.cells import cell_len
 from rich.style import Style
 
 from xentui.screens.words import plain
@@ -23,6 +24,8 @@ SCROLL_BACK = 10_000
 """Lines that are kept after they have left the screen."""
 MOST_ANSWERS = 4096
 """Bytes of answers (cursor reports and the like) that wait to be sent; a guest that asks for more gets none."""
+LONGEST = 8192
+"""Characters of a control sequence that are kept; of a longer one (a title without end) only the end is waited for."""
 _CELL = 8
 """Code points of a cell that are shown: a letter and its marks."""
 _NOT_OBEYED = (
@@ -84,6 +87,7 @@ class Terminal:
         for name in _NOT_OBEYED:
             if name in board.registry:
                 board.registry[name] = lambda operation: None
+        board.blitter.set_grapheme_clustering(True)  # marks belong to the letter before them
         board.blitter.set_column_mode = lambda columns: None  # DECCOLM
 
     # --- from the guest ----------------------------------------------------------------------------------------------
@@ -91,6 +95,10 @@ class Terminal:
     def feed(self, data: bytes) -> None:
         """Obey a guest's output."""
         self._board.feed_host_data(data)
+        parser = self._board.parser
+        if parser.mode is not None and len(parser.buffer) > parser._scan_from + LONGEST:
+            # a sequence that does not end is scanned anew with each piece: keep its start, and wait for its end
+            parser.buffer = parser.buffer[: parser._scan_from]
         if (self._board.width, self._board.height) != (self.width, self.height):
             self._board.resize(self.width, self.height)
 
@@ -182,7 +190,8 @@ def _runs(cells: Any, reverse: bool = False) -> list[Run]:
 
 @lru_cache(4096)
 def _clean(character: str) -> str:
-    return plain(character[:_CELL])
+    text = plain(character[:_CELL])
+    return text if cell_len(text) or not text else "�"
 
 
 @lru_cache(4096)

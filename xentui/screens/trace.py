@@ -93,7 +93,12 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
     # --- what comes in ----------------------------------------------------------------------------------------------
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
-        self.show_records(self.app.engine.records, status)  # type: ignore[attr-defined]
+        engine = getattr(self.app, "engine", None)
+        if engine is None or status is None:
+            return
+        for number, spec in enumerate(getattr(getattr(engine, "setup", None), "specs", ()), 1):
+            self.model.names.setdefault(number, spec.name)  # domains that were gone before the pane was opened
+        self.show_records(engine.records, status)
 
     def show_records(self, source: Any, status: Any) -> None:
         """Show a source of records as the engine's status has it."""
@@ -257,7 +262,7 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
     def action_copy(self) -> None:
         """Copy the selected line."""
         for key, text in zip(self._keys, self._texts(), strict=True):
-            if isinstance(key, tuple) and key[0] == self.model.cursor:
+            if key[:2] == ("record", self.model.cursor):
                 self.app.copy_to_clipboard(text[2:].strip())
                 self._said = "copied"
         self.redraw()
@@ -352,7 +357,7 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
             bar = scroll_bar(size, len(lines), self.model.top)
             for y, (number, made) in enumerate(zip(numbers, lines, strict=True)):
                 ahead, selected = number >= self.model.now, number == self.model.cursor
-                key = (number, made, ahead, selected, bar[y], width, dark)
+                key = ("record", number, made, ahead, selected, bar[y], width, dark)
                 add(key, partial(line_strip, made, ahead, selected, bar[y], width, base, dark))
             for y in range(len(lines), self.rows_height):
                 add(("blank", y, width), partial(Strip.blank, width, base))

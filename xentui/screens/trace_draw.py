@@ -24,7 +24,7 @@ def line_strip(made: Line, ahead: bool, selected: bool, bar: str, width: int, ba
     back = inks.cursor_back(dark) if selected else ""
     faint, track = _on(base, inks.faint(dark, back)), Segment(bar, _on(base, inks.faint(dark)))
     if ahead:
-        rest = (made.when + made.domain + made.name + made.arguments + made.end).ljust(width - len(made.gutter) - 1)
+        rest = made.when + made.domain + made.name + made.arguments + made.end + " " * (width - 1 - made.cells)
         segments = [Segment(made.gutter, faint), Segment(rest, faint), track]
     else:
         end = _on(base, inks.ink(inks.RED, dark, True, back)) if made.failed else faint
@@ -36,9 +36,10 @@ def line_strip(made: Line, ahead: bool, selected: bool, bar: str, width: int, ba
             Segment(made.arguments, _on(base, inks.plain(dark, back))),
             Segment(made.end, end),
         ]
-        used = sum(len(segment.text) for segment in segments)
-        segments.append(Segment(" " * (width - 1 - used), faint))
+        segments.append(Segment(" " * (width - 1 - made.cells), faint))
         segments.append(track)
+    if made.cells < width:
+        return Strip(segments, width)
     return Strip(segments).adjust_cell_length(width, base)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import set_cell_size
 
 from xentui.engine.trace import Kind, Record
 from xentui.engine.trace_decode import Field, fields, title
@@ -116,6 +116,8 @@ class Line(NamedTuple):
     kind: int
     owner: int
     """The domain's number."""
+    cells: int
+    """How wide the line is."""
 
     @property
     def text(self) -> str:
@@ -143,17 +145,17 @@ def line(
     domain = domain_name(record.domain, names)
     domain = set_cell_size(f"{domain}·{record.vcpu}" if record.vcpu else domain, shape.name) + " "
     found = words(record, width)
-    room = min(shape.width - cell_len(mark) - len(when) - shape.name - 2, _FACTS + _RESULT)
+    # names and numbers of the trace are of characters one cell wide; only a domain's name may have others
+    room = min(shape.width - len(mark) - len(when) - shape.name - 2, _FACTS + _RESULT)
     end = f" {found.end:>{_RESULT - 1}}" if len(found.end) < _RESULT else f" {found.end}"
-    name = (
-        found.title if cell_len(found.title) <= room - len(end) else set_cell_size(found.title, max(0, room - len(end)))
-    )
-    left = max(0, room - len(end) - cell_len(name))
-    arguments = found.arguments if cell_len(found.arguments) <= left else _cut(found.arguments, left)
-    arguments += " " * (left - cell_len(arguments))
-    return Line(mark, when, domain, name, arguments, end, found.failed, record.kind, record.domain)
+    name = found.title[: max(0, room - len(end))]
+    left = max(0, room - len(end) - len(name))
+    arguments = found.arguments if len(found.arguments) <= left else _cut(found.arguments, left)
+    arguments += " " * (left - len(arguments))
+    cells = len(mark) + len(when) + shape.name + 1 + len(name) + left + len(end)
+    return Line(mark, when, domain, name, arguments, end, found.failed, record.kind, record.domain, cells)
 
 
 def _cut(text: str, cells: int) -> str:
     """A text that is too long, with a sign that it is."""
-    return set_cell_size(text, cells - 1) + "…" if cells > 0 else ""
+    return text[: cells - 1] + "…" if cells > 0 else ""

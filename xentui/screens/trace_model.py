@@ -23,6 +23,7 @@ GROUPS: dict[str, str] = {
 }
 """What the pane can be narrowed to by a key: name and expression."""
 
+WIDTHS_SECONDS = 0.01
 SEARCH_SECONDS = 0.3
 """A search gives the screen back after so long, and goes on at the next refresh."""
 
@@ -51,6 +52,9 @@ class TraceModel:
         self.searching: tuple[int, int] | None = None
         """Where a search goes on, and in which direction."""
         self._branch = 0
+        self._wanted_place = False  # is the selected record to be brought into view?
+        self._created: Matches | None = None
+        self._read = 0
 
     # --- what there is ----------------------------------------------------------------------------------------------
 
@@ -62,6 +66,7 @@ class TraceModel:
         self._branch = getattr(status, "branch", 0)
         self.source = source
         self.names.update((domain.id, domain.name) for domain in domains)
+        widths = {**self._recorded_widths(changed), **widths}
         if not widths.items() <= self.widths.items():
             self.widths.update(widths)
             changed = True
@@ -72,9 +77,21 @@ class TraceModel:
         elif self.now < before or (self.now != before and not self.follow and not status.running):
             self._come_to(self.now)  # one focus: the moment was changed, here or elsewhere
 
+    def _recorded_widths(self, anew: bool) -> dict[int, int]:
+        """Word sizes as the records of domains created tell them, for domains that are gone by now."""
+        assert self.source is not None
+        if anew or self._created is None:
+            self._created, self._read = Matches(self.source, Expression.parse("domain_create")), 0
+        self._created.advance(WIDTHS_SECONDS)
+        numbers = self._created.numbers(self._read, len(self._created))
+        self._read = len(self._created)
+        rows = [self.source.rows(number, number + 1) for number in numbers]
+        return {int(row["domain"][0]): int(row["number"][0]) for row in rows if len(row)}
+
     def _come_to(self, now: int) -> None:
         self.cursor = max(0, now - 1)
         self.follow = self.follow and self.live
+        self._wanted_place = True
 
     def rebuild(self) -> None:
         """Make the list anew: another filter, another source, another history."""
@@ -139,6 +156,11 @@ class TraceModel:
             self.top = now + ahead - height
             last = self.list.numbers(now - 1, now)
             self.cursor = last[0] if last else self.cursor
+        elif self._wanted_place:
+            place = self.list.place(self.cursor)
+            if not self.top <= place < self.top + height - 1:
+                self.top = place - 2 * height // 3
+        self._wanted_place = False
         self.top = max(0, min(self.top, size - height))
         return self.list.numbers(self.top, self.top + height)
 

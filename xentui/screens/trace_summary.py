@@ -57,10 +57,10 @@ class Summary:
 
     def advance(self, seconds: float) -> None:
         """Count further, for about so long."""
-        limit = perf_counter() + seconds
-        while not self.complete:
+        limit, end = perf_counter() + seconds, self.source.end
+        while self._done < end:
             start = max(self._done, self.source.first)
-            stop = min(start - start % CHUNK + CHUNK, self.source.end)
+            stop = min(start - start % CHUNK + CHUNK, end)
             piece = Piece(self.source, start, stop)
             self._take(piece)
             self._done = max(stop, start)

@@ -14,8 +14,8 @@ STATES = {
 }
 """The letters of `xl list`."""
 
+_STAND_INS = {"\t": "    ", "\u00a0": " ", "\n": " "}
 _UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "min": 60_000_000_000}
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 
 
 def clock(ns: int) -> str:
@@ -52,8 +52,8 @@ def parse_time(text: str) -> int:
 
 
 def plain(text: str) -> str:
-    """Text from a guest without what a terminal would obey."""
-    return _UNPRINTABLE.sub("�", text)
+    """Text from a guest without what a terminal would obey, or might take for more or less than a column."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _STAND_INS.get(c, "�") for c in text)
 
 
 def speed(rate: float | None) -> str:

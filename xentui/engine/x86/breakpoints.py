@@ -17,7 +17,7 @@ from xentui.engine.x86.state import CPU_ENV
 Listener = Callable[[int], bool]
 """Called with the linear address when an instruction there is about to be executed; True stops the processor there."""
 
-_BP_CPU = 0x20
+BP_CPU = 0x20
 _NO_LIST = memoryview(bytearray(8)).cast("Q")
 
 
@@ -37,10 +37,9 @@ class CodeBreakpoints:
         if len(listeners) == 1:
             hidden = self.show()
             entry = ctypes.c_void_p()
-            if uc.cpu_breakpoint_insert(self._cpu, address, _BP_CPU, ctypes.byref(entry)):
+            if uc.cpu_breakpoint_insert(self._cpu, address, BP_CPU, ctypes.byref(entry)):
                 raise uc.UnicornMismatchError(f"a breakpoint at {address:#x} cannot be set")
-            if self._head is _NO_LIST:
-                self._head = self._find_list(entry.value or 0)
+            self.found(entry.value or 0)
             if hidden:
                 self.hide()
 
@@ -51,7 +50,7 @@ class CodeBreakpoints:
         if not listeners:
             del self.addresses[address]
             hidden = self.show()
-            uc.cpu_breakpoint_remove(self._cpu, address, _BP_CPU)
+            uc.cpu_breakpoint_remove(self._cpu, address, BP_CPU)
             if hidden:
                 self.hide()
 
@@ -73,6 +72,11 @@ class CodeBreakpoints:
             return False
         self._head[0], self._hidden = self._hidden, None
         return True
+
+    def found(self, first: int) -> None:
+        """A breakpoint has been put into QEMU's list, at this address: now the list can be found."""
+        if self._head is _NO_LIST:
+            self._head = self._find_list(first)
 
     def _find_list(self, first: int) -> memoryview:
         """CPUState's pointer to the first breakpoint, once there is one."""

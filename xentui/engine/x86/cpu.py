@@ -25,6 +25,7 @@ from xentui.engine.x86 import native
 from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.alarm import Alarm
 from xentui.engine.x86.breakpoints import CodeBreakpoints
+from xentui.engine.x86.debug_registers import DebugRegisters
 from xentui.engine.x86.state import (
     CC_OP,
     CC_OP_EFLAGS,
@@ -118,6 +119,7 @@ class Processor:
         self._early_fetch = _NOWHERE
         """Where, and with what budget left, a fetch faulted before its turn; see `fetched_early`."""
         self._measuring = False
+        self.debug_registers = DebugRegisters(self)
         self.breakpoints = CodeBreakpoints(self.cpu)
         """In guest code; they stop `run` where code is counted."""
         self.leaving = False
@@ -197,6 +199,7 @@ class Processor:
     def connect(self, handlers: TrapHandlers) -> None:
         """Hand every trap to `handlers` from now on. An exception of theirs stops the processor; `run` raises it."""
         self._hooks = TrapHooks(self, handlers).hooks
+        self.debug_registers.exception = handlers.exception
 
     def disconnect(self) -> None:
         """Take the hooks of `connect` out again."""
@@ -277,8 +280,7 @@ class Processor:
     def meets_breakpoint(self) -> bool:
         """A debug exception: is it a breakpoint of ours? Then the processor stops before the instruction."""
         q = self.state.q
-        stepped, q[DR6] = q[DR6] & _DR6_BS, q[DR6] & ~_DR6_BS
-        if stepped or q[RIP] + q[CS_BASE] & MASK64 not in self.breakpoints.addresses:
+        if q[DR6] & _DR6_BS or q[RIP] + q[CS_BASE] & MASK64 not in self.breakpoints.addresses:
             return False
         self.halt(self._met_breakpoint)
         return True
@@ -313,6 +315,8 @@ class Processor:
         QEMU makes such a block when CPUState.cflags_next_tb asks for one (cpu_exec), and keeps it beside others
         that begin there, so that nothing is flushed. A trap on the way ends it, and so does every block that it meets.
         """
+        if count == 1 and self.debug_registers.addresses and self.debug_registers.meets():
+            return
         budget = self.budget
         budget[native.EXEMPT_BUDGET] = budget[0] - size
         self._block[native.EXEMPT_ADDRESS] = self.state.q[RIP] + self.state.q[CS_BASE] & MASK64

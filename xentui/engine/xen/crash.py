@@ -25,9 +25,7 @@ def domain_crash(vcpu: Vcpu, reason: str) -> None:
         return
     domain.crash_reason = reason
     hv.log(f"domain_crash called: {reason}")
-    hv.log(f"Domain {domain.id} ({domain.name}) crashed:")
-    for line in register_dump(vcpu):
-        hv.log(line)
+    log_registers(vcpu)
     domain.shutdown_code = SHUTDOWN_crash
     domain.crashed_vcpu = vcpu
     state = state_of(vcpu)
@@ -38,6 +36,14 @@ def domain_crash(vcpu: Vcpu, reason: str) -> None:
     hv.reschedule()
     if domain.on_shutdown:
         domain.on_shutdown(domain)
+
+
+def log_registers(vcpu: Vcpu) -> None:
+    """A vCPU's registers and stack to the log, at the end of its domain."""
+    hv = vcpu.hv
+    hv.log(f"Domain {vcpu.domain.id} ({vcpu.domain.name}) crashed:")
+    for line in register_dump(vcpu):
+        hv.log(line)
 
 
 def register_dump(vcpu: Vcpu) -> list[str]:

@@ -111,6 +111,8 @@ class Vcpu:
         self.in_multicall = False
         self.continuation: tuple[int, ...] | None = None
         """The arguments with which the entry of a multicall that was preempted goes on (continuation.py)."""
+        self.virtual_alarm: int | None = None
+        """The virtual time at which it wants its alarm (virtual_timer.py)."""
         self.poll_ports: tuple[int, ...] | None = None
         self.virq_ports: dict[int, int] = {}
         self.nmi_pending = self.in_nmi = False

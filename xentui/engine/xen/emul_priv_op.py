@@ -31,6 +31,7 @@ from xentui.engine.x86.state import (
 )
 from xentui.engine.xen import cpuid, guest_access, io_port, mm, msr
 from xentui.engine.xen.abi.errno import ENODEV
+from xentui.engine.xen.continuation import ERESTART
 from xentui.engine.xen.debugreg import DR6_SET, DR6_SINGLE_STEP, get_debug_register, set_debug_register
 from xentui.engine.xen.guest_access import GuestFault
 from xentui.engine.xen.instruction import Instruction, fetch
@@ -52,7 +53,7 @@ FORCED_PREFIX = b"\x0f\x0bxen"
 """ud2a; .ascii "xen": in front of CPUID, makes it trap everywhere (public/arch-x86/xen.h, XEN_EMULATE_PREFIX)."""
 _CPUID = b"\x0f\xa2"
 
-UNHANDLED, DONE, INJECTED = range(3)
+UNHANDLED, DONE, INJECTED, RETRY = range(4)
 """What became of an instruction: the guest gets its #GP; RIP moves on; another exception was injected instead."""
 
 
@@ -145,7 +146,11 @@ def _write_cr(vcpu: Vcpu, code: Instruction) -> int:
         return UNHANDLED
     value = vcpu.q[source] & (MASK64 if vcpu.width == 64 else MASK32)
     rip = vcpu.q[RIP]
-    if not set_control_register(vcpu, register, value):
+    if register == 3:
+        error = _write_cr3(vcpu, value)
+        if error:
+            return RETRY if error == -ERESTART else UNHANDLED
+    elif not _set_control_register(vcpu, register, value):
         return UNHANDLED
     _record(vcpu, Emulated.WRITE_CR, value, register, rip)
     return DONE
@@ -222,8 +227,14 @@ def control_register(vcpu: Vcpu, register: int) -> int | None:
     return guest_cr4(vcpu) if register == 4 else None
 
 
-def set_control_register(vcpu: Vcpu, register: int, value: int) -> bool:
-    """Set a control register as far as a guest's kernel may; False: #GP (write_cr)."""
+def _write_cr3(vcpu: Vcpu, value: int) -> int:
+    """Take other page tables; 0, an error, or -ERESTART: preempted, and the instruction is executed again later."""
+    mfn = value >> 12 if vcpu.width == 64 else value >> 12 | value << 20 & MASK32
+    return mm.new_guest_cr3(vcpu, mfn, preemptible=True)
+
+
+def _set_control_register(vcpu: Vcpu, register: int, value: int) -> bool:
+    """Set another control register as far as a guest's kernel may; False: #GP (write_cr)."""
     from xentui.engine.xen.traps import set_task_switched
 
     if register == 0:
@@ -232,9 +243,6 @@ def set_control_register(vcpu: Vcpu, register: int, value: int) -> bool:
         set_task_switched(vcpu, bool(value & CR0_TS))
     elif register == 2:
         vcpu.set_cr2(value)
-    elif register == 3:
-        mfn = value >> 12 if vcpu.width == 64 else value >> 12 | value << 20 & MASK32
-        return not mm.new_guest_cr3(vcpu, mfn)
     elif register == 4:
         vcpu.cr4 = value & CR4_GUEST_MASK
     else:
@@ -248,7 +256,7 @@ def set_control_register(vcpu: Vcpu, register: int, value: int) -> bool:
 def emulate_privileged_op(vcpu: Vcpu) -> bool:
     """At #GP(0): carry the instruction at RIP out. False: not one that Xen emulates, the #GP is the guest's.
 
-    True: RIP is behind it, or another exception has been injected in its place.
+    True: RIP is behind it, or another exception has been injected in its place, or it is to be executed again.
     """
     if _rdtsc_at_rip(vcpu):
         return True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from xentui.engine.trace import Kind
 from xentui.engine.x86.state import RIP
-from xentui.engine.xen import guest_access
+from xentui.engine.xen import guest_access, virtual_timer
 from xentui.engine.xen.abi import event_channel as abi
 from xentui.engine.xen.abi.core import (
     DOMID_SELF,
@@ -44,7 +44,7 @@ DEFAULT_MAX_PORT = 1023
 
 CONTROL_DOMAIN = 0
 
-_PER_VCPU_VIRQS = frozenset((VIRQ_TIMER, VIRQ_DEBUG, VIRQ_XENOPROF, VIRQ_XENPMU))
+_PER_VCPU_VIRQS = frozenset((VIRQ_TIMER, VIRQ_DEBUG, VIRQ_XENOPROF, VIRQ_XENPMU, virtual_timer.VIRQ))
 _STATUS = {
     FREE: abi.EVTCHNSTAT_closed,
     RESERVED: abi.EVTCHNSTAT_closed,

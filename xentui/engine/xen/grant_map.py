@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from xentui.engine.xen.domain import Domain, Vcpu
 
 _KINDS = abi.GNTMAP_device_map | abi.GNTMAP_host_map
-_UNMAP_BATCH = 32
+UNMAP_BATCH = 32
 """GNTTAB_UNMAP_BATCH_SIZE: unmapped, then the translations flushed, then the frames let go."""
 _AVAILABLE_SHIFT = 16 - 9
 """From GNTMAP_guest_avail0, bit 16 of the flags, to the first of an entry's three available bits."""
@@ -233,27 +233,25 @@ class _Unmapped(NamedTuple):
 
 
 def unmap_grant_ref(vcpu: Vcpu, uop: int, count: int) -> None:
-    """GNTTABOP_unmap_grant_ref, all of its array."""
-    _unmap_all(vcpu, uop, count, abi.GNTTABOP_unmap_grant_ref)
+    """GNTTABOP_unmap_grant_ref, a batch of its array."""
+    _unmap_batch(vcpu, uop, count, abi.GNTTABOP_unmap_grant_ref)
 
 
 def unmap_and_replace(vcpu: Vcpu, uop: int, count: int) -> None:
     """GNTTABOP_unmap_and_replace: the address gets what another address mapped, which then maps nothing."""
-    _unmap_all(vcpu, uop, count, abi.GNTTABOP_unmap_and_replace)
+    _unmap_batch(vcpu, uop, count, abi.GNTTABOP_unmap_and_replace)
 
 
-def _unmap_all(vcpu: Vcpu, uop: int, count: int, operation: int) -> None:
-    """Unmap in batches; a fault of the guest's in the middle of one leaves none of it half done."""
-    size = LAYOUT64.GNTTAB_UNMAP_GRANT_REF_SIZE
-    for first in range(0, count, _UNMAP_BATCH):
-        unmapped: list[_Unmapped] = []
-        try:
-            for number in range(first, min(first + _UNMAP_BATCH, count)):
-                _unmap_one(vcpu, uop + number * size, operation, unmapped)
-        finally:
-            vcpu.domain.flush_tlb()
-            for what in unmapped:
-                _let_go(what)
+def _unmap_batch(vcpu: Vcpu, uop: int, count: int, operation: int) -> None:
+    """Unmap `count` mappings; a fault of the guest's in the middle leaves none of them half done."""
+    unmapped: list[_Unmapped] = []
+    try:
+        for number in range(count):
+            _unmap_one(vcpu, uop + number * LAYOUT64.GNTTAB_UNMAP_GRANT_REF_SIZE, operation, unmapped)
+    finally:
+        vcpu.domain.flush_tlb()
+        for what in unmapped:
+            _let_go(what)
 
 
 def _unmap_one(vcpu: Vcpu, uop: int, operation: int, unmapped: list[_Unmapped]) -> None:

@@ -11,8 +11,10 @@ from xentui.engine.xen import guest_access
 from xentui.engine.xen.abi import grant_table as abi
 from xentui.engine.xen.abi.core import DOMID_SELF
 from xentui.engine.xen.abi.errno import EBUSY, EFAULT, EILSEQ, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ERANGE, ESRCH
+from xentui.engine.xen.abi.hypercalls import HYPERCALL_grant_table_op
 from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
+from xentui.engine.xen.continuation import create_continuation, preempt_check
 from xentui.engine.xen.grant_entries import CONTROL_DOMAIN, GrantTable
 from xentui.engine.xen.page import DOMID_INVALID, DOMID_XEN
 
@@ -217,6 +219,9 @@ def cache_flush(vcpu: Vcpu, uop: int, count: int, start: int) -> int:
     """
     size = LAYOUT64.GNTTAB_CACHE_FLUSH_SIZE
     for number in range(count):
+        if number and preempt_check(vcpu):
+            command = abi.GNTTABOP_cache_flush
+            return create_continuation(vcpu, HYPERCALL_grant_table_op, command, uop + number * size, count - number)
         record = guest_access.read(vcpu, uop + number * size, size)
         address, offset, length = (int.from_bytes(record[a:b], "little") for a, b in ((0, 8), (8, 10), (10, 12)))
         error = _cache_flush(vcpu, address >> PAGE_SHIFT, offset, length, int.from_bytes(record[12:], "little"), start)

@@ -12,8 +12,11 @@ from xentui.engine.x86.state import MASK32
 from xentui.engine.xen import grant_copy, grant_map, grant_setup, guest_access
 from xentui.engine.xen.abi import grant_table as abi
 from xentui.engine.xen.abi.errno import EFAULT, EINVAL, ENOSYS
+from xentui.engine.xen.abi.hypercalls import HYPERCALL_grant_table_op
 from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
+from xentui.engine.xen.continuation import create_continuation, preempt_check
+from xentui.engine.xen.grant_map import UNMAP_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,17 +48,21 @@ def do_grant_table_op(vcpu: Vcpu, cmd: int, uop: int, count: int, _d: int) -> in
 
 
 def _array(vcpu: Vcpu, cmd: int, uop: int, count: int) -> int:
-    """The operations one after the other, or those that unmap in batches."""
-    charge = vcpu.hv.clock.charge
+    """The operations one after the other, or those that unmap in batches; between them the hypercall gives way."""
+    charge, size = vcpu.hv.clock.charge, _SIZES[cmd][vcpu.width == 64]
     batched = _BATCHED.get(cmd)
-    if batched is not None:
-        charge(COST_OPERATION * count)
-        batched(vcpu, uop, count)
-        return 0
-    operation, size = _EACH[cmd], _SIZES[cmd][vcpu.width == 64]
-    for number in range(count):
-        operation(vcpu, uop + number * size)
-        charge(COST_OPERATION)
+    operation = _EACH.get(cmd)
+    done = 0
+    while done < count:
+        if done and preempt_check(vcpu):
+            return create_continuation(vcpu, HYPERCALL_grant_table_op, cmd, uop + done * size, count - done)
+        many = min(count - done, UNMAP_BATCH) if batched else 1
+        if batched is not None:
+            batched(vcpu, uop + done * size, many)
+        elif operation is not None:
+            operation(vcpu, uop + done * size)
+        charge(COST_OPERATION * many)
+        done += many
     return 0
 
 

@@ -63,8 +63,8 @@ class Hypervisor:
         """Stop the processor at the next chance so that the scheduler can choose again."""
         self.preempt: Callable[[], bool] = lambda: False
         """Has the slice ended while a hypercall is at work? It then goes on later (continuation.py)."""
-        self.slice_left: Callable[[], int] = lambda: 1 << 62
-        """Nanoseconds to the end of the slice that runs; negative when that is past."""
+        self.slice_left: Callable[[], int] = lambda: 1 << 40
+        """Half nanoseconds to the end of the slice: for work whose cost is known before it is begun (vector.py)."""
 
     def log(self, text: str) -> None:
         """A line for the hypervisor's own log (`xl dmesg`)."""

@@ -17,6 +17,7 @@ from xentui.engine.x86.state import (
     EF_FIXED,
     EF_IF,
     EF_IOPL,
+    EF_RF,
     EF_VM,
     MASK32,
     R11,
@@ -75,6 +76,8 @@ def do_iret(vcpu: Vcpu, _a: int, _b: int, _c: int, _d: int) -> int:
         vcpu.processor.state.raw, RIP * 8, rip, flags & _GUESTS_FLAGS | EF_IF | EF_FIXED,
         flags & EF_CONDITIONS, CC_OP_EFLAGS, MASK32 if flags & EF_DF else 1,
     )  # fmt: skip
+    if flags & EF_RF:
+        vcpu.processor.debug_registers.resume_past()
     i = vcpu.i
     vcpu.info[1] = 0 if flags & EF_IF else 1
     vcpu.in_nmi = False
@@ -105,6 +108,8 @@ def _iret32(vcpu: Vcpu) -> int:
         vcpu.iopl = flags >> 12 & 3
     q[RIP], q[RSP] = eip, rsp
     vcpu.processor.write_flags(flags & 0x3F7FD7 & ~EF_IOPL | EF_IF)
+    if flags & EF_RF:
+        vcpu.processor.debug_registers.resume_past()
     vcpu.info[1] = 0 if flags & EF_IF else 1
     vcpu.in_nmi = False
     if ss is None:

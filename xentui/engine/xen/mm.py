@@ -292,6 +292,8 @@ def new_guest_cr3(vcpu: Vcpu, mfn: int, preemptible: bool = False) -> int:
     `preemptible`: the vCPU itself asks, in a hypercall that can go on later.
     """
     by = vcpu if preemptible else None
+    if by is not None and put_old_guest_table(by):
+        return -ERESTART
     old = vcpu.guest_table
     if old != mfn:
         error = get_page_and_type(vcpu.domain, mfn, L3 if vcpu.width == 32 else L4, by)

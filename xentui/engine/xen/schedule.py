@@ -228,7 +228,16 @@ def domain_shutdown(domain: Domain, reason: int) -> None:
 
 
 def _shutdown(vcpu: Vcpu, arg: int) -> int:
-    domain_shutdown(vcpu.domain, guest_access.read_u32(vcpu, arg) & 0xFF)
+    return _shut_down(vcpu, guest_access.read_u32(vcpu, arg) & 0xFF)
+
+
+def _shut_down(vcpu: Vcpu, reason: int) -> int:
+    """The guest's own wish; if that is a crash, the log shows where, as for any other."""
+    if reason == abi.SHUTDOWN_crash and vcpu.domain.shutdown_code is None:
+        from xentui.engine.xen.crash import log_registers
+
+        log_registers(vcpu)
+    domain_shutdown(vcpu.domain, reason)
     return 0
 
 
@@ -315,8 +324,7 @@ def do_sched_op_compat(vcpu: Vcpu, cmd: int, arg: int, _c: int, _d: int) -> int:
     if cmd == abi.SCHEDOP_block:
         return block(vcpu)
     if cmd == abi.SCHEDOP_shutdown:
-        domain_shutdown(vcpu.domain, arg & 0xFF)
-        return 0
+        return _shut_down(vcpu, arg & 0xFF)
     return -ENOSYS
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from xentui.engine.trace import Kind, Timer
 from xentui.engine.x86.state import MASK32
-from xentui.engine.xen import guest_access
+from xentui.engine.xen import guest_access, virtual_timer
 from xentui.engine.xen.abi.core import VIRQ_TIMER, XEN_PVCLOCK_TSC_STABLE_BIT
 from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
@@ -210,6 +210,8 @@ class TimerQueue:
 
     def resume(self, vcpu: Vcpu, now: int) -> None:
         """Tick if a period has passed, and set the next tick (Xen: vcpu_periodic_timer_work, at every switch in)."""
+        if vcpu.virtual_alarm is not None:
+            virtual_timer.resume(vcpu, now)
         tick = self.periods.setdefault(vcpu, [DEFAULT_PERIOD, 0])
         period, last = tick
         if not period:
@@ -224,10 +226,12 @@ class TimerQueue:
     def rest(self, vcpu: Vcpu) -> None:
         """The vCPU does not run: a periodic tick never wakes one."""
         self.cancel((Timer.PERIODIC, vcpu))
+        if vcpu.virtual_alarm is not None:
+            virtual_timer.rest(vcpu)
 
     def forget(self, vcpu: Vcpu) -> None:
         """The vCPU is gone, and its timers with it."""
-        for kind in (Timer.SINGLESHOT, Timer.PERIODIC, Timer.POLL):
+        for kind in (Timer.SINGLESHOT, Timer.PERIODIC, Timer.POLL, Timer.VIRTUAL):
             self.cancel((kind, vcpu))
         self.periods.pop(vcpu, None)
 

@@ -25,6 +25,7 @@ from xentui.engine.x86.state import (
     CR2,
     CS,
     CS_BASE,
+    DR6,
     EF_TF,
     ERROR_CODE,
     EXCEPTION_IS_INT,
@@ -34,7 +35,8 @@ from xentui.engine.x86.state import (
     RIP,
     SS,
 )
-from xentui.engine.xen import callback, descriptor_tables, emul_priv_op, guest_access, ro_page_fault
+from xentui.engine.xen import callback, debugreg, descriptor_tables, emul_priv_op, guest_access, ro_page_fault
+from xentui.engine.xen.debugreg import DR6_SET, DR6_SINGLE_STEP
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import TrapHandler, Vcpu
@@ -224,8 +226,12 @@ def return_fault(vcpu: Vcpu, cs: int, ss: int) -> None:
 
 
 def debug(vcpu: Vcpu) -> None:
-    """#DB: single-stepping; DR6 says so to the guest (do_debug)."""
-    vcpu.debug[6] |= 0xFFFF0FF0 | (1 << 14 if vcpu.processor.read_flags() & EF_TF else 0)
+    """#DB: a breakpoint of the guest's at the instruction, or single-stepping; DR6 says which (do_debug)."""
+    q = vcpu.q
+    stepped, q[DR6] = q[DR6] & DR6_SINGLE_STEP, q[DR6] & ~DR6_SINGLE_STEP
+    if not stepped and debugreg.instruction_breakpoint(vcpu):
+        return
+    vcpu.debug[6] |= DR6_SET | (DR6_SINGLE_STEP if vcpu.processor.read_flags() & EF_TF else 0)
     inject(vcpu, X86_EXC_DB)
 
 

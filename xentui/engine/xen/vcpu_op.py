@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xentui.engine.trace import Cause, Kind
 from xentui.engine.x86.paging import PAGE_SHIFT, PAGE_SIZE
 from xentui.engine.x86.state import MASK32, RIP
-from xentui.engine.xen import grant_map, guest_access, schedule, time
+from xentui.engine.xen import grant_map, guest_access, schedule, time, virtual_timer
 from xentui.engine.xen.abi import vcpu as abi
 from xentui.engine.xen.abi.errno import EEXIST, EFAULT, EINVAL, ENOENT, ENOSYS, ENXIO
 from xentui.engine.xen.abi.layout32 import LAYOUT32
@@ -254,4 +254,6 @@ _OPERATIONS: dict[int, Callable[[Vcpu, Vcpu, int], int]] = {
     abi.VCPUOP_send_nmi: _send_nmi,
     abi.VCPUOP_get_physid: _get_physid,
     abi.VCPUOP_register_vcpu_time_memory_area: _register_time_area,
+    virtual_timer.SET: virtual_timer.set_alarm,
+    virtual_timer.STOP: virtual_timer.stop_alarm,
 }

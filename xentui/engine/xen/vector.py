@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from xentui.engine.clock import COST_PAGE_TABLE_UPDATE
+from xentui.engine.clock import BYTES_PER_NS, COST_PAGE_TABLE_UPDATE
 from xentui.engine.trace import RECORD_SIZE, Kind
 from xentui.engine.x86.paging import ACCESSED, DIRTY, FRAME_MASK, GLOBAL, PRESENT, RW, USER
 from xentui.engine.x86.state import RIP
@@ -98,9 +98,10 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     import numpy
 
     hv, domain = vcpu.hv, vcpu.domain
-    left = hv.slice_left()
-    count = min(count, (0x1000 - (requests & 0xFFF)) // 16, left // COST_PAGE_TABLE_UPDATE + 2)
-    if count < BATCH or left < 0 or preempt_check(vcpu):
+    # one by one, as many would be done: the one after the slice's end is the first that is not
+    in_time = -(-hv.slice_left() // (BYTES_PER_NS * COST_PAGE_TABLE_UPDATE)) + 1
+    count = min(count, (0x1000 - (requests & 0xFFF)) // 16, in_time)
+    if count < BATCH or preempt_check(vcpu):
         return 0
     try:
         given = numpy.frombuffer(guest_access.read(vcpu, requests, 16 * count), "<u8")

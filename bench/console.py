@@ -1,0 +1,254 @@
+"""What the console costs: opening and filtering ten million records, and the trace pane while 100,000 a second arrive.
+
+    python bench/console.py [--records N] [--seconds S] [--keep FILE]
+
+Prints each figure beside its target, and the ratio (up to 1.00 is within). The recording is of a made-up run
+(bench/recording.py), the pane runs in a process and a pseudo-terminal of its own, and is watched from outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pty
+import select
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Callable
+from fcntl import ioctl
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recording import bench_write, made_up_run
+
+from xentui.engine.expression import Expression
+from xentui.recording.reader import Recording
+from xentui.screens.records import Matches, RecordedTrace, search
+
+RATE = 100_000
+"""Records that arrive in a second."""
+REFRESH = 15
+FILTERS = (
+    "page_fault",
+    "hypercall and domain == 2",
+    "mmu_update or update_va_mapping",
+    "port == 3",
+    "result < 0",
+    "~ mmu",
+    '~ "PIN_L4|evtchn"',
+    "foreigndom == DOMID_SELF",
+    "time > 10s and io_port",
+)
+DEEP = ("cr2 & 0xfff == 0xabc", "~ 0xffff8880", "~ 7f00")
+"""Filters that must look at what records hold, value by value."""
+
+
+def line(what: str, value: float, unit: str, target: float) -> None:
+    """One line of the table."""
+    print(f"{what:<58} {value:9.3f} {unit:<8} {target:8.2f} {value / target:8.2f}", flush=True)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that a piece of work takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def whole(source: RecordedTrace, text: str) -> Callable[[], Matches]:
+    """Filter all of a source."""
+
+    def work() -> Matches:
+        matches = Matches(source, Expression.parse(text, {}, {}))
+        while not matches.complete:
+            matches.advance(0.025)
+        return matches
+
+    return work
+
+
+def bench_recording(path: str) -> None:
+    """Open, filter, search, seek."""
+    line("open a recording", timed(lambda: Recording(path)), "s", 2.0)
+    source = RecordedTrace(Recording(path))
+    line("the first filter, which reads the columns", timed(whole(source, "page_fault")), "s", 2.0)
+    for text in FILTERS:
+        seconds = statistics.median(timed(whole(source, text)) for _ in range(3))
+        line(f"filter {text}", seconds, "s", 0.3)
+    for text in DEEP:
+        line(f"filter by values, {text}", timed(whole(source, text)), "s", 0.3)
+    last = source.end - 1
+    nowhere = Expression.parse("domain_crash")
+    line("search all of it for what is not there", timed(lambda: search(source, nowhere, 0, 1, 60)), "s", 0.3)
+    middle = int(source.columns("time", last // 2, last // 2 + 1)[0])
+
+    def moment() -> None:
+        at = source.find_time(middle)
+        source.rows(at, at + 60)
+
+    moment()
+    line("a moment and a screen of records, warm", timed(moment), "s", 1 / REFRESH)
+
+
+# --- the pane, from outside ------------------------------------------------------------------------------------------
+
+
+class Arriving:
+    """A ring of the last million records, to which so many a second are added by the host's clock."""
+
+    def __init__(self, rate: int, held: int = 1 << 20) -> None:
+        self.base = made_up_run(1 << 17, 1)
+        self.span = int(self.base["time"][-1]) + 1000
+        self.rate, self.held = rate, held
+        self.begun = time.monotonic()
+
+    @property
+    def end(self) -> int:
+        return self.held + int((time.monotonic() - self.begun) * self.rate)
+
+    @property
+    def first(self) -> int:
+        return self.end - self.held
+
+    def rows(self, start: int, stop: int | None = None) -> np.ndarray[Any, Any]:
+        numbers = np.arange(start, self.end if stop is None else stop)
+        rows = self.base[numbers % len(self.base)]
+        rows["time"] += (numbers // len(self.base) * self.span).astype(np.uint64)
+        return rows
+
+    def columns(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray[Any, Any]:
+        if name == "time":
+            return self.rows(start, stop)["time"]
+        return self.base[name][np.arange(start, self.end if stop is None else stop) % len(self.base)]
+
+    def find_time(self, time: int) -> int:
+        low = time // self.span * len(self.base)
+        return low + int(np.searchsorted(self.base["time"], time % self.span))
+
+
+def pane_process(rate: int, expression: str) -> None:
+    """The console's side: the trace pane, refreshed as the application refreshes its panes."""
+    from types import SimpleNamespace
+
+    from textual.app import App, ComposeResult
+
+    from xentui.screens.trace import TracePane
+
+    records = Arriving(rate)
+    domains = tuple(SimpleNamespace(id=number, name=f"guest{number}", width=64) for number in (1, 2))
+
+    class Bench(App[None]):
+        def compose(self) -> ComposeResult:
+            yield TracePane()
+
+        def on_mount(self) -> None:
+            self.pane = self.query_one(TracePane)
+            self.pane.focus()
+            self.set_interval(1 / REFRESH, self.feed)
+            if expression:
+                self.call_later(self.pane.filter, expression)
+
+        def feed(self) -> None:
+            end = records.end
+            status = SimpleNamespace(
+                records=end, end_records=end, live=True, running=True, branch=0, time=0, end_time=0, domains=domains
+            )
+            self.pane.show_records(records, status)
+
+    Bench().run()
+
+
+def start_pane(width: int, height: int, expression: str) -> tuple[subprocess.Popen[bytes], int]:
+    """The pane in a pseudo-terminal; its process, and our end."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--pane", expression],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    return process, ours
+
+
+def read_for(fd: int, seconds: float, until: bytes | None = None) -> tuple[int, float | None]:
+    """Take what the terminal is sent: how many bytes, and after how long `until` was among them."""
+    start, count, tail = time.perf_counter(), 0, b""
+    while (left := start + seconds - time.perf_counter()) > 0:
+        if not select.select([fd], [], [], left)[0]:
+            break
+        data = os.read(fd, 1 << 16)
+        count += len(data)
+        tail = tail[-64:] + data
+        if until is not None and until in tail:
+            return count, time.perf_counter() - start
+    return count, None
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def bench_pane(width: int, height: int, seconds: float, expression: str = "") -> None:
+    """The pane followed for some seconds: processor time, and from key press to changed screen."""
+    process, fd = start_pane(width, height, expression)
+    try:
+        read_for(fd, 4.0)
+        before, start = processor_seconds(process.pid), time.perf_counter()
+        sent, _ = read_for(fd, seconds)
+        share = (processor_seconds(process.pid) - before) / (time.perf_counter() - start)
+        what = f"{width}×{height}, {RATE:,} records/s" + (f", filter {expression}" if expression else "")
+        line(f"{what}: of a processor", 100 * share, "%", 40)
+        line(f"{what}: sent to the terminal", sent / seconds / 1024, "KiB/s", 512)
+        times = []
+        for press in range(30):
+            os.write(fd, b"f")
+            _, took = read_for(fd, 2.0, b"follows" if press % 2 else b"#")
+            if took is not None:
+                times.append(took)
+            read_for(fd, 0.05 + 0.01 * (press % 7))
+        if len(times) < 20:
+            raise SystemExit(f"the pane answered only {len(times)} of 30 keys")
+        line(f"{what}: key to screen, 95th of 100", 1000 * sorted(times)[int(len(times) * 0.95)], "ms", 100)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(fd)
+
+
+def main() -> int:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=10_000_000, help="how many records the recording has")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long to watch the pane")
+    parser.add_argument("--keep", metavar="FILE", help="keep the recording there, and use it when it is there already")
+    parser.add_argument("--pane", metavar="FILTER", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.pane is not None:
+        pane_process(RATE, options.pane)
+        return 0
+    print(f"{'':<58} {'':>9} {'':<8} {'target':>8} {'ratio':>8}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.keep or os.path.join(folder, "bench.xtrace")
+        if not os.path.exists(path):
+            bench_write(options.records, path)
+        bench_recording(path)
+    for width, height in ((80, 24), (120, 40), (200, 60)):
+        bench_pane(width, height, options.seconds)
+    bench_pane(120, 40, options.seconds, "page_fault")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""DR0 to DR3: breakpoints that fire, in the pace and the steps in which the machine runs."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.fakes_cpu import CODE_PFN, execute, injected, make_cpu_guest
+from tests.tiny_kernels import MEMORY, Tiny
+from xentui.config import GuestSpec, resolve_guest
+from xentui.engine.breakpoints import Breakpoint
+from xentui.engine.machine import Machine, Stop
+from xentui.engine.trace import Kind, Record
+from xentui.engine.x86.state import DR6, EF_RF, EF_TF, EFLAGS, RIP
+from xentui.engine.xen import debugreg, traps
+from xentui.engine.xen.abi import hypercalls as nr
+from xentui.engine.xen.debugreg import DR6_SET, set_debug_register
+
+TIMES = 5
+START = CODE_PFN << 12
+LIMIT = 1_000_000_000
+WRITE_4, ACCESS_4, EXECUTE = 0xD_0000, 0xF_0000, 0
+
+
+def spec_of(image: Path) -> GuestSpec:
+    spec = resolve_guest(str(image))
+    spec.memory = MEMORY
+    return spec
+
+
+class Loop:
+    """A 64-bit kernel that counts to TIMES in memory; its #DB handler sets RF in the frame and returns."""
+
+    def __init__(self, dr7: int, at_counter: bool = False, step: bool = False) -> None:
+        kernel = Tiny(64)
+        self.counter = kernel.place(bytes(16))
+        self.hits = self.counter + 8
+        self.instruction = self.handler = 0
+        kernel.data.clear()
+        for _ in range(2):  # the second time all addresses are known
+            kernel.code.clear()
+            kernel.data[:] = bytes(16)
+            kernel.traps((1,), self.handler or 1)
+            kernel.call(nr.HYPERCALL_set_debugreg, 0, self.counter if at_counter else self.instruction)
+            kernel.call(nr.HYPERCALL_set_debugreg, 7, 0x401 | dr7)
+            kernel.do(b"\xbb" + TIMES.to_bytes(4, "little"))
+            self.instruction = kernel.here
+            increment = b"\xff\x04\x25" + struct.pack("<I", self.counter & 0xFFFF_FFFF)
+            kernel.do(increment + b"\xff\xcb\x75" + bytes((256 - len(increment) - 4,)))
+            self.behind = self.instruction + len(increment)
+            kernel.shut_down()
+            self.handler = kernel.here
+            kernel.do(b"\xff\x04\x25" + struct.pack("<I", self.hits & 0xFFFF_FFFF))
+            kernel.do(b"\x81\x4c\x24\x20\0\0\x01\0")  # or dword [rsp+32], RF
+            kernel.do(b"\x59\x41\x5b\x6a\0\x51\x41\x53\x50\xb8\x17\0\0\0\x0f\x05")  # the iret hypercall
+        self.kernel = kernel
+
+    def machine(self, tmp_path: Path, count: int = 1, pace: str = "exact") -> Machine:
+        image = self.kernel.write(tmp_path / "loop")
+        machine = Machine(32 * count, trace_records=1 << 16, pace=pace)
+        machine.strict = True
+        for _ in range(count):
+            machine.create(spec_of(image))
+        return machine
+
+
+def debug_exceptions(machine: Machine) -> list[Record]:
+    return [
+        record
+        for record in machine.trace.latest(machine.trace.head)
+        if record.kind == Kind.EXCEPTION and record.number == 1
+    ]
+
+
+@pytest.mark.parametrize(("pace", "times"), [("exact", TIMES), ("fast", 1)])
+def test_an_instruction_is_met_each_time(tmp_path: Path, pace: str, times: int) -> None:
+    """In the fast pace RF lasts as long as only jumps follow each other: here the loop to its end."""
+    loop = Loop(EXECUTE)
+    with loop.machine(tmp_path, pace=pace) as machine:
+        assert machine.run() == Stop.FINISHED
+        found = debug_exceptions(machine)
+        assert [record.rip for record in found] == [loop.instruction] * times
+
+
+def test_without_the_resume_flag_it_is_met_for_ever(tmp_path: Path) -> None:
+    loop = Loop(EXECUTE)
+    loop.kernel.code[:] = loop.kernel.code.replace(b"\x81\x4c\x24\x20\0\0\x01\0", b"\x0f\x1f\x84\0\0\0\0\0")
+    with loop.machine(tmp_path) as machine:
+        assert machine.run(1_000_000) == Stop.TIME
+        assert len(debug_exceptions(machine)) > 10
+
+
+def test_steps_and_short_runs_meet_it_as_well(tmp_path: Path) -> None:
+    """The trace is the same to the last bit however the machine is run."""
+    loop = Loop(EXECUTE)
+    with loop.machine(tmp_path) as machine:
+        machine.run()
+        expected = machine.trace.latest(machine.trace.head)
+        end = machine.position
+    with loop.machine(tmp_path) as machine:
+        while machine.step() == Stop.STEP:
+            pass
+        assert machine.trace.latest(machine.trace.head) == expected
+    with loop.machine(tmp_path) as machine:
+        for position in range(0, end + 100, 7):
+            machine.run(until_position=position)
+        assert machine.trace.latest(machine.trace.head) == expected
+
+
+def test_a_debuggers_breakpoint_at_the_same_instruction(tmp_path: Path) -> None:
+    loop = Loop(EXECUTE)
+    with loop.machine(tmp_path) as machine:
+        machine.breakpoints.add(Breakpoint.parse(f"break {loop.instruction:#x}"))
+        stops = 0
+        while machine.run(LIMIT) == Stop.BREAKPOINT:
+            stops += 1
+        assert len(debug_exceptions(machine)) == TIMES
+        assert stops >= TIMES
+
+
+def test_another_domain_at_the_same_address_is_not_met(tmp_path: Path) -> None:
+    """Only the vCPU whose registers they are: the second domain's DR7 is cleared before it runs."""
+    loop = Loop(EXECUTE)
+    with loop.machine(tmp_path, 2) as machine:
+        assert machine.run() == Stop.FINISHED
+        met = debug_exceptions(machine)
+        assert {record.domain for record in met} == {1, 2} and len(met) == 2 * TIMES
+        assert machine.processor.debug_registers.addresses in (set(), {loop.instruction})
+    quiet = Tiny(64)
+    quiet.code[:] = loop.kernel.code
+    quiet.data[:] = loop.kernel.data
+    at = quiet.code.find(b"\x48\xbf" + (7).to_bytes(8, "little"))
+    enabled = quiet.code.find(b"\x48\xbe" + (0x401).to_bytes(8, "little"), at)
+    quiet.code[enabled + 2 : enabled + 10] = (0x400).to_bytes(8, "little")
+    with loop.machine(tmp_path) as machine:
+        machine.create(spec_of(quiet.write(tmp_path / "quiet")))
+        assert machine.run() == Stop.FINISHED
+        assert [record.domain for record in debug_exceptions(machine)] == [1] * TIMES
+
+
+@pytest.mark.parametrize("kind", [WRITE_4, ACCESS_4])
+def test_data_is_met_behind_the_instruction(tmp_path: Path, kind: int) -> None:
+    loop = Loop(kind, at_counter=True)
+    with loop.machine(tmp_path) as machine:
+        machine.run()
+        expected = machine.trace.latest(machine.trace.head)
+        assert [record.rip for record in debug_exceptions(machine)] == [loop.behind] * TIMES
+    with loop.machine(tmp_path) as machine:
+        while machine.step() == Stop.STEP:
+            pass
+        assert machine.trace.latest(machine.trace.head) == expected
+
+
+# --- the registers ----------------------------------------------------------------------------------------------------
+
+
+def test_what_the_registers_make_the_processor_look_out_for() -> None:
+    guest = make_cpu_guest(64)
+    vcpu, watched = guest.vcpu, guest.vcpu.processor.debug_registers
+    for number, address in enumerate((START, START + 1, 45 << 12, 1 << 40)):
+        assert set_debug_register(vcpu, number, address) == 0
+    assert not watched.in_use
+    # DR0 and DR1 on instructions, DR2 on 8 bytes written, DR3 on memory that is not there
+    assert set_debug_register(vcpu, 7, 0x400 | 0x55 | 0x9 << 24 | 0x3 << 28) == 0
+    assert watched.addresses == {START, START + 1}
+    (point,) = watched.points  # type: ignore[attr-defined]
+    assert (point.address, point.length, point.writes, point.reads) == (guest.p2m[45] << 12, 8, True, False)
+    assert set_debug_register(vcpu, 0, START + 2) == 0 and watched.addresses == {START + 1, START + 2}
+    assert set_debug_register(vcpu, 7, 0x400) == 0 and not watched.in_use
+
+
+def test_who_hits_what() -> None:
+    guest = make_cpu_guest(64)
+    vcpu = guest.vcpu
+    execute(guest, b"\x90")
+    set_debug_register(vcpu, 1, START)
+    set_debug_register(vcpu, 7, 0x404)
+    vcpu.q[EFLAGS] |= EF_RF
+    assert not debugreg.instruction_breakpoint(vcpu), "RF lets it pass"
+    vcpu.q[EFLAGS] &= ~EF_RF
+    traps.debug(vcpu)
+    assert injected(guest) == 1 and vcpu.debug[6] == DR6_SET | 2
+    vcpu.debug[6], vcpu.q[RIP] = DR6_SET, START
+    vcpu.q[EFLAGS] |= EF_TF
+    vcpu.q[DR6] = DR6_SET | 1 << 14
+    traps.debug(vcpu)
+    assert vcpu.debug[6] == DR6_SET | 1 << 14 and not vcpu.q[DR6] & 1 << 14, "the step came before"

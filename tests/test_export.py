@@ -1,0 +1,97 @@
+"""`xentui export`: formats, files, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.command import Done, record, run
+from xentui.export import run as export
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """A recording of two guests that both print."""
+    return record(tmp_path_factory.mktemp("export") / "two.xtrace", "hello32", "hello64", "--for", "40ms")
+
+
+def test_json_lines_go_to_stdout(two: Done) -> None:
+    done = run("export", two.recording)
+    assert done.status == 0 and not done.errors
+    lines = [json.loads(line) for line in done.lines]
+    assert len(lines) == len(two.read()) and {line["domain"] for line in lines} >= {1, 2}
+
+
+def test_perfetto_into_a_file(two: Done, tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    assert run("export", two.recording, "--format", "perfetto", "-o", out).status == 0
+    events = json.loads(out.read_text())["traceEvents"]
+    assert {event["ph"] for event in events} >= {"M", "i", "X", "C"}
+    names = {event["args"]["name"] for event in events if event["name"] == "process_name"}
+    assert names == {"Xen", "hello32", "hello64"}
+    for event in events:  # slices do not reach before the start
+        assert event.get("ts", 0) >= 0 and event.get("dur", 0) >= 0
+
+
+def test_a_console_a_file(two: Done, tmp_path: Path) -> None:
+    assert run("export", two.recording, "--format", "asciicast", "-o", tmp_path / "run.cast").status == 0
+    casts = {path.name: path.read_text().splitlines() for path in tmp_path.iterdir()}
+    assert set(casts) == {"run.hello32.cast", "run.hello64.cast"}
+    head, *rest = casts["run.hello64.cast"]
+    assert json.loads(head)["title"] == "hello64" and json.loads(head)["version"] == 2
+    assert "".join(json.loads(line)[2] for line in rest if json.loads(line)[1] == "o").count("64") >= 1
+    one = run("export", two.recording, "--format", "asciicast", "--domain", "hello32")
+    assert one.lines == casts["run.hello32.cast"]
+    assert run("export", two.recording, "--format", "asciicast", "--domain", "1").lines == one.lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{nothing}"], "the recording cannot be opened: No such file"),
+        (["{file}", "--format", "csv"], "invalid choice: 'csv'"),
+        (["{file}", "-o", "{folder}"], "cannot be written: Is a directory"),
+        (["{file}", "-o", "{nothing}/x"], "cannot be written: No such file"),
+        (["{file}", "--format", "asciicast"], "choose one with --domain (hello32, hello64)"),
+        (["{file}", "--format", "asciicast", "--domain", "linux"], "no domain 'linux'; there is hello32, hello64"),
+        (["{file}", "--format", "jsonl", "--domain", "hello32"], "--domain chooses a console"),
+        (["{folder}/other"], "not a recording"),
+        ([], "the following arguments are required: FILE"),
+        pytest.param(
+            ["{file}", "-o", "/dev/full"], "/dev/full: cannot be written: No space left",
+            marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux"),
+        ),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line(
+    two: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (tmp_path / "other").write_text("no recording at all")
+    places = {"file": two.recording, "folder": tmp_path, "nothing": tmp_path / "nothing"}
+    assert export([argument.format(**places) for argument in arguments]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1 and errors.startswith("xentui: ")
+
+
+def test_a_reader_that_has_enough_is_no_error(two: Done) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    import subprocess
+
+    from tests.command import ROOT, command
+
+    done = subprocess.run(
+        command("export", two.recording), cwd=ROOT, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False
+    )
+    os.close(write)
+    assert done.returncode == 0 and not done.stderr
+
+
+def test_what_a_kill_left_is_exported_with_a_warning(two: Done, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.xtrace"
+    cut.write_bytes(two.recording.read_bytes()[:-30])
+    done = run("export", cut)
+    assert done.status == 0 and done.lines and "xentui: warning: " in done.errors and done.errors.count("\n") == 1

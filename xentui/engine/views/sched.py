@@ -1,0 +1,37 @@
+"""The scheduler: its policy, its parameters, and what it knows of each vCPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xentui.engine.views.cpu import RUNSTATES
+
+if TYPE_CHECKING:
+    from xentui.engine.machine import Machine
+
+VIEWS = ("state",)
+
+
+def state(machine: Machine) -> dict[str, Any]:
+    """The policy's name and parameters, and each vCPU: {domain, name, vcpu, runstate, times, known}.
+
+    `times` are virtual ns spent running, runnable, blocked and offline; `known` is what the policy keeps of it: weight
+    and credits, or virtual times and warp.
+    """
+    now, policy = machine.now(), machine.scheduler
+    vcpus = []
+    for domain in machine.domains:
+        for vcpu in domain.vcpus:
+            times = list(vcpu.runstate_time)
+            times[vcpu.runstate] += max(0, now - vcpu.runstate_since)
+            vcpus.append(
+                {
+                    "domain": domain.id,
+                    "name": domain.name,
+                    "vcpu": vcpu.id,
+                    "runstate": RUNSTATES[vcpu.runstate],
+                    "times": times,
+                    "known": policy.describe(vcpu),
+                }
+            )
+    return {"policy": policy.name, "parameters": policy.parameters(), "now": now, "vcpus": vcpus}

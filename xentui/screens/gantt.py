@@ -1,0 +1,144 @@
+"""Who ran when, from the trace: kept as two short tables that grow with it, and summed over any window of time.
+
+`loads` says who had the processor from a time on, `blocks` when a vCPU began to wait for an event and when it ceased.
+A vCPU runs while it has the processor and is not blocked; it waits for a turn while it is neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xentui.engine.trace import Kind, runner
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NOBODY = 0x7FFF << 16
+_MOST = 1 << 18
+_PIECE = 1 << 20
+"""Records that are looked through at a refresh, so that a long history is read in over several."""
+
+
+@dataclass
+class Share:
+    """Of each cell of a window the shares, 0 to 1, that a vCPU ran, and that it waited for its turn."""
+
+    ran: NDArray[Any]
+    waited: NDArray[Any]
+
+
+class _Table:
+    """Rows of numbers that are appended, as a numpy array."""
+
+    def __init__(self, columns: int) -> None:
+        self._rows = np.zeros((1024, columns), np.int64)
+        self.count = 0
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """What is there."""
+        return self._rows[: self.count]
+
+    def extend(self, rows: list[tuple[int, ...]]) -> None:
+        """Append; the oldest half goes when there are too many."""
+        if not rows:
+            return
+        if self.count + len(rows) > _MOST:
+            kept = self.rows[-_MOST // 2 :].copy()
+            self._rows[: len(kept)], self.count = kept, len(kept)
+        while self.count + len(rows) > len(self._rows):
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        self._rows[self.count : self.count + len(rows)] = rows
+        self.count += len(rows)
+
+
+class History:
+    """What the trace says of scheduling, read as it grows."""
+
+    def __init__(self) -> None:
+        self._restart(0)
+
+    def _restart(self, at: int) -> None:
+        self.loads, self.blocks = _Table(2), _Table(3)
+        self._read = at
+        self._last = NOBODY
+
+    def read(self, records: Any) -> bool:
+        """Take in what is new; True if there is more to read. Begins anew where the history was cut."""
+        if records is None:
+            return False
+        if records.end < self._read or records.first > self._read:
+            self._restart(records.first)
+        start, stop = self._read, min(records.end, self._read + _PIECE)
+        if start >= stop:
+            return False
+        kinds = records.columns("kind", start, stop)
+        places = ((kinds >= Kind.SCHEDULE) & (kinds <= Kind.IDLE)).nonzero()[0]
+        if len(places):
+            self._take(records.rows(start, stop)[places])
+        self._read = stop
+        return bool(stop < records.end)
+
+    def _take(self, rows: Any) -> None:
+        loads: list[tuple[int, ...]] = []
+        blocks: list[tuple[int, ...]] = []
+        columns = (rows[name].tolist() for name in ("time", "kind", "domain", "vcpu", "a", "b"))
+        for time, kind, domain, vcpu, a, b in zip(*columns, strict=True):
+            if kind == Kind.SCHEDULE:
+                self._last = b
+                loads.append((time, b))
+            elif kind == Kind.IDLE:
+                loads += [(time, NOBODY), (a, self._last)]
+            else:
+                blocks.append((time, runner(domain, vcpu), int(kind == Kind.BLOCK)))
+        self.loads.extend(loads)
+        self.blocks.extend(blocks)
+
+    @property
+    def begin(self) -> int:
+        """The earliest time that is known of."""
+        return int(self.loads.rows[0, 0]) if self.loads.count else 0
+
+    def runs_at(self, time: int) -> int:
+        """Who had the processor at a time: a `runner`."""
+        place = int(np.searchsorted(self.loads.rows[:, 0], time, "right")) - 1
+        return int(self.loads.rows[place, 1]) if place >= 0 else NOBODY
+
+    def share(self, who: int, start: int, end: int, cells: int) -> Share:
+        """How a vCPU spent a window of time."""
+        edges = np.linspace(start, end, cells + 1)
+        loads, mine = self.loads.rows, self.blocks.rows
+        mine = mine[mine[:, 1] == who]
+        first, last = np.searchsorted(loads[:, 0], (start, end))
+        loads = loads[max(0, first - 1) : last]
+        first, last = np.searchsorted(mine[:, 0], (start, end))
+        mine = mine[max(0, first - 1) : last]
+        times = np.concatenate([loads[:, 0], mine[:, 0]])
+        loaded = np.concatenate([(loads[:, 1] == who).astype(np.int8), np.full(len(mine), -1, np.int8)])
+        blocked = np.concatenate([np.full(len(loads), -1, np.int8), mine[:, 2].astype(np.int8)])
+        order = np.argsort(times, kind="stable")
+        times, loaded, blocked = times[order], _filled(loaded[order]), _filled(blocked[order])
+        ran = _sums(times, (loaded == 1) & (blocked != 1), edges)
+        waited = _sums(times, (loaded != 1) & (blocked == 0), edges)
+        return Share(ran, waited)
+
+
+def _filled(values: NDArray[Any]) -> NDArray[Any]:
+    """Each -1 replaced by what was there last; 0 before anything was."""
+    places = np.where(values >= 0, np.arange(len(values)), -1)
+    places = np.maximum.accumulate(places) if len(places) else places
+    return np.where(places >= 0, values[np.maximum(places, 0)], 0)
+
+
+def _sums(times: NDArray[Any], on: NDArray[Any], edges: NDArray[Any]) -> NDArray[Any]:
+    """For each cell between edges the share of its time for which `on` holds; `on[i]` holds from `times[i]` on."""
+    cells = len(edges) - 1
+    if not len(times):
+        return np.zeros(cells)
+    ends = np.append(times[1:], max(edges[-1], times[-1]))
+    total = np.concatenate([[0.0], np.cumsum(np.where(on, ends - times, 0))])
+    at = np.interp(edges, np.append(times, ends[-1]), total)
+    return np.clip(np.diff(at) / max(1e-9, (edges[-1] - edges[0]) / cells), 0, 1)

@@ -1,0 +1,305 @@
+"""The scheduler: who ran when as a strip for each vCPU, and what the policy knows of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.binding import Binding
+
+from xentui.engine.faults import time_text
+from xentui.engine.trace import runner
+from xentui.engine.trace_decode import runner_text, seconds
+from xentui.engine.views import Query
+from xentui.screens.gantt import NOBODY, History, Share
+from xentui.screens.prompt import Prompt
+from xentui.screens.sheet import Line, SheetPane, fit, heading, window, wrapped
+
+if TYPE_CHECKING:
+    from textual import events
+
+_LABEL, _PERCENT = 17, 6
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_COLOURS = ("orange", "blue", "green", "purple", "yellow", "red")
+_SHORTEST, _LONGEST = 1_000, 1 << 40
+_ROUND = (1, 2, 5)
+
+
+class SchedulerPane(SheetPane):
+    """`span` ns are shown that end at `end`, or now while `end` is None; `cursor` is a cell of the strip."""
+
+    TITLE = "Scheduler"
+    HELP: ClassVar[str] = """\
+**What am I looking at?** Who had the processor: the paper's **section 3.3.1**, *CPU scheduling*. Xen as the paper
+describes it uses **Borrowed Virtual Time** (BVT): work-conserving, and with a way to dispatch a domain quickly when an
+event for it arrives. Each domain has a virtual time that grows as it runs, the slower the greater its *weight*; the
+domain furthest behind runs next. *Warping* lets a domain that just woke pretend to be further behind, within limits:
+low latency is lent, not given. Today's Xen has **credit**: weights again, and a cap.
+
+* A row is a virtual CPU. The height of a block is the share of the cell's time that it **ran**; `░` it was runnable
+  and **waited** for its turn; `·` it was blocked, at no cost to anybody.
+* The percentages are shares of the window.
+* **weight**, **credit**, **avt/evt** (actual and effective virtual time), **warp**: what the policy goes by now.
+
+Keys: **← →** a moment · **Enter** go there · **[ ]** show more, or less time · **↑ ↓** vCPU · **a** change a parameter
+of its domain · **A** of the scheduler · **f** follow the present
+"""
+    BINDINGS: ClassVar = [
+        Binding("left", "move(-1)", "Earlier", show=False),
+        Binding("right", "move(1)", "Later", show=False),
+        Binding("pageup", "move(-20)", "Much earlier", show=False),
+        Binding("pagedown", "move(20)", "Much later", show=False),
+        Binding("up", "row(-1)", "vCPU above", show=False),
+        Binding("down", "row(1)", "vCPU below", show=False),
+        Binding("left_square_bracket", "zoom(1)", "More time"),
+        Binding("right_square_bracket", "zoom(-1)", "Less time"),
+        Binding("enter", "goto", "Go there"),
+        Binding("a", "adjust", "Change"),
+        Binding("A", "adjust_policy", "Change policy"),
+        Binding("f", "follow", "Follow"),
+    ]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.span = 20_000_000
+        self.end: int | None = None
+        self.cursor: int | None = None
+        self.row = 0
+        self.history = History()
+        self._top = 0
+
+    def queries(self) -> list[Query]:
+        return [Query("sched.state")]
+
+    def show(self, answers: dict[str, Any], status: Any) -> None:
+        self.history.read(getattr(getattr(self.app, "engine", None), "records", None))
+        super().show(answers, status)
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def _cells(self) -> int:
+        return max(8, self.content_size.width - _LABEL - _PERCENT)
+
+    def window(self) -> tuple[int, int]:
+        """(start, end) of what is shown, virtual ns."""
+        now = int(getattr(self.status, "time", 0))
+        end = now if self.end is None else self.end
+        end = max(end, self.span)
+        return end - self.span, end
+
+    def moment(self) -> int | None:
+        """The virtual time under the cursor."""
+        if self.cursor is None:
+            return None
+        start, end = self.window()
+        return start + (2 * self.cursor + 1) * (end - start) // (2 * self._cells())
+
+    # --- drawing ----------------------------------------------------------------------------------------------------
+
+    def draw(self, width: int, height: int) -> list[Line]:
+        state = self.answer("sched.state")
+        if state is None:
+            return [[(self.failure(), "error")]]
+        vcpus = state["vcpus"]
+        if not vcpus:
+            return wrapped("No domain: nobody to schedule.", width, "dim")
+        self.row = min(self.row, len(vcpus) - 1)
+        start, end = self.window()
+        parameters = "  ".join(f"{name} {_value(name, value)}" for name, value in state["parameters"].items())
+        follow = " · follows" if self.end is None else ""
+        lines: list[Line] = [
+            fit([(state["policy"], "title"), (f"  {parameters}", "dim"), (follow, "dim")], width),
+            heading(f"{time_text(self.span)} from {seconds(max(0, start))}", width, "█ ran  ░ waited  · blocked"),
+        ]
+        rows = max(2, min(len(vcpus), (height - 5) // 2))
+        self._top = window(len(vcpus), rows, self.row, self._top)
+        for index, vcpu in enumerate(vcpus[self._top : self._top + rows], self._top):
+            lines.append(self._strip(vcpu, index, start, end, width))
+        lines.append(self._axis(start, end, width))
+        lines.append(self._at_cursor(width))
+        return [*lines, *self._table(vcpus, width, height - len(lines))]
+
+    def _strip(self, vcpu: dict[str, Any], index: int, start: int, end: int, width: int) -> Line:
+        cells = self._cells()
+        share = self.history.share(runner(vcpu["domain"], vcpu["vcpu"]), start, end, cells)
+        colour = _COLOURS[(vcpu["domain"] - 1) % len(_COLOURS)]
+        here = index == self.row
+        line: Line = [(_label(vcpu), "title" if here else "label")]
+        for cell, (text, style) in enumerate(_glyphs(share, colour)):
+            style = f"{style}+cursor" if cell == self.cursor else style
+            if line[-1][1] == style and len(line) > 1:
+                line[-1] = (line[-1][0] + text, style)
+            else:
+                line.append((text, style))
+        line.append((f"{100 * float(share.ran.mean()):4.0f} %", colour))
+        return fit(line, width)
+
+    def _axis(self, start: int, end: int, width: int) -> Line:
+        """Times at round places below the strips."""
+        cells, span = self._cells(), end - start
+        step = _round_step(span * 14 // cells)
+        text = [" "] * cells
+        at = -(-start // step) * step
+        while at < end:
+            cell = (at - start) * cells // span
+            label = f"╵{time_text(at)}"
+            if cell + len(label) <= cells and all(character == " " for character in text[cell : cell + len(label)]):
+                text[cell : cell + len(label)] = label
+            at += step
+        return fit([(" " * _LABEL, ""), ("".join(text), "dim")], width)
+
+    def _at_cursor(self, width: int) -> Line:
+        moment = self.moment()
+        if moment is None:
+            return fit([("← → choose a moment", "dim")], width)
+        who = self.history.runs_at(moment)
+        name = "nobody" if who == NOBODY else runner_text(who)
+        known = dict(self.domains()).get(who >> 16)
+        return fit(
+            [("at ", "label"), (seconds(moment), "strong"), ("  the processor had ", "label"),
+             (f"{known} {name}" if known else name, "strong"), ("  Enter goes there", "dim")],
+            width,
+        )  # fmt: skip
+
+    def _table(self, vcpus: list[dict[str, Any]], width: int, rows: int) -> list[Line]:
+        """What the policy knows, a row a vCPU."""
+        if rows < 3:
+            return []
+        names = list(dict.fromkeys(name for vcpu in vcpus for name in vcpu["known"]))
+        columns = {name: max(len(name), 9) for name in names}
+        head: Line = [(f"{'vCPU':<{_LABEL}}{'state':<10}", "label")]
+        head += [(f"{name:>{size}} ", "label") for name, size in columns.items()]
+        lines = [heading("what the scheduler goes by", width), fit(head, width)]
+        top = window(len(vcpus), rows - 2, self.row, 0)
+        for index, vcpu in enumerate(vcpus[top : top + rows - 2], top):
+            here = "cursor" if index == self.row else ""
+            line: Line = [(_label(vcpu), here), (f"{vcpu['runstate']:<10}", "dim")]
+            for name, size in columns.items():
+                value = vcpu["known"].get(name, "")
+                line.append((f"{_value(name, value):>{size}} ", "orange" if value is True else ""))
+            lines.append(fit(line, width))
+        return lines
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def action_move(self, step: int) -> None:
+        """Another moment; beyond the edge the window moves."""
+        cells = self._cells()
+        if self.end is None:
+            self.end = self.window()[1]
+        cursor = (cells - 1 if step < 0 else 0) if self.cursor is None else self.cursor + step
+        if not 0 <= cursor < cells:
+            shift = max(1, self.span // cells) * (cursor if cursor < 0 else cursor - cells + 1)
+            self.end = max(self.span, min(self.end + shift, int(getattr(self.status, "time", 0))))
+        self.cursor = max(0, min(cells - 1, cursor))
+        self.redraw()
+
+    def action_row(self, step: int) -> None:
+        """Another vCPU."""
+        self.row = max(0, self.row + step)
+        self.redraw()
+
+    def action_zoom(self, direction: int) -> None:
+        """Show twice the time, or half of it, around the cursor."""
+        moment = self.moment()
+        self.span = max(_SHORTEST, min(_LONGEST, self.span * 2 if direction > 0 else self.span // 2))
+        if moment is not None:
+            now = int(getattr(self.status, "time", 0))
+            self.end = max(self.span, min(moment + self.span // 2, max(now, self.span)))
+            start, end = self.window()
+            self.cursor = max(0, min(self._cells() - 1, (moment - start) * self._cells() // max(1, end - start)))
+        self.redraw()
+
+    def action_goto(self) -> None:
+        """Take everything to the moment."""
+        moment = self.moment()
+        if moment is not None:
+            self.post_message(self.Goto(time=moment))
+
+    def action_follow(self) -> None:
+        """Show the present."""
+        self.end = self.cursor = None
+        self.redraw()
+
+    def action_adjust(self) -> None:
+        """Change a parameter of the chosen vCPU's domain."""
+        state = self.answer("sched.state")
+        if state and state["vcpus"]:
+            vcpu = state["vcpus"][self.row]
+            known = {name: value for name, value in vcpu["known"].items() if type(value) is int}
+            self._ask(f"Of {vcpu['name']}: PARAMETER VALUE", known, vcpu["domain"])
+
+    def action_adjust_policy(self) -> None:
+        """Change a parameter of the scheduler itself."""
+        state = self.answer("sched.state")
+        if state:
+            self._ask(f"Of the {state['policy']} scheduler: PARAMETER VALUE", state["parameters"], None)
+
+    def _ask(self, question: str, known: dict[str, int], domain: int | None) -> None:
+        def check(text: str) -> str:
+            words = text.split()
+            if len(words) != 2 or words[0] not in known:
+                return f"a parameter and its value; there is {', '.join(known)}"
+            return "" if words[1].isdigit() else f"{words[1]!r} is not a whole number"
+
+        def take(text: str | None) -> None:
+            if text:
+                name, value = text.split()
+                self.act("schedule", domain, name, int(value))
+
+        first = next(iter(known.items()), ("", 0))
+        self.app.push_screen(Prompt(question, f"{first[0]} {first[1]}", [f"{name} " for name in known], check), take)
+
+    def on_click(self, event: events.Click) -> None:
+        """A click on a strip chooses the moment."""
+        self.focus()
+        event.stop()
+        cell = event.get_content_offset(self)
+        if cell is not None and 0 <= cell.x - _LABEL < self._cells():
+            if self.end is None:
+                self.end = self.window()[1]
+            self.cursor = cell.x - _LABEL
+            self.redraw()
+
+
+def _label(vcpu: dict[str, Any]) -> str:
+    """Domain and vCPU; a long name keeps its end, which tells names apart."""
+    name, size = vcpu["name"], _LABEL - 5
+    name = name if len(name) <= size else f"{name[: size // 2]}…{name[-(size - size // 2 - 1) :]}"
+    return f"{name:<{size}} v{vcpu['vcpu']:<3}"
+
+
+def _glyphs(share: Share, colour: str) -> list[tuple[str, str]]:
+    """A character for each cell: how much the vCPU ran; else whether it waited, or was blocked."""
+    glyphs = []
+    for ran, waited in zip(share.ran.tolist(), share.waited.tolist(), strict=True):
+        if ran > 0.005:
+            glyphs.append((_BLOCKS[min(7, int(ran * 8))], colour))
+        elif waited > 0.05:
+            glyphs.append(("░", "dim"))
+        else:
+            glyphs.append(("·", "dim"))
+    return glyphs
+
+
+def _round_step(least: int) -> int:
+    """The least of 1, 2, 5, 10, 20, … ns that is not below `least`."""
+    size = 1
+    while True:
+        for factor in _ROUND:
+            if factor * size >= least:
+                return factor * size
+        size *= 10
+
+
+_TIMES = ("avt", "evt", "warp", "warp_limit", "unwarp_time", "slice", "rate_limit", "context_switch_allowance")
+
+
+def _value(name: str, value: Any) -> str:
+    """A parameter as people read it: times with their unit."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name in _TIMES and isinstance(value, int):
+        if abs(value) >= 1_000_000:
+            return f"{value / 1e6:.3f}".rstrip("0").rstrip(".") + "ms"
+        return f"{value / 1e3:.3f}".rstrip("0").rstrip(".") + "us" if value else "0"
+    return str(value)
