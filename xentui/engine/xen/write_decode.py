@@ -35,7 +35,7 @@ EF_ARITHMETIC = EF_CF | EF_PF | EF_AF | EF_ZF | EF_SF | EF_OF
 
 _SEGMENTS = {0x26: ES_BASE, 0x2E: CS_BASE, 0x36: SS_BASE, 0x3E: DS_BASE, 0x64: FS_BASE, 0x65: GS_BASE}
 _ALU = ("add", "or", "adc", "sbb", "and", "sub", "xor", "cmp")
-_REX_W = (b"\x48", b"\x49", b"\x4c", b"\x4d")
+_MOV_STORES = (b"\x48\x89", b"\x49\x89", b"\x4c\x89", b"\x4d\x89")
 _BITS = {4: "bt", 5: "bts", 6: "btr", 7: "btc"}
 _BT_OPCODES = {0xAB: "bts", 0xB3: "btr", 0xBB: "btc"}
 
@@ -93,14 +93,7 @@ class Decoder:
         """The instruction; raises Undecodable."""
         write = Write()
         code = self.code
-        if (
-            self.wide
-            and code[:1] in _REX_W
-            and code[1:2] == b"\x89"
-            and len(code) > 2
-            and code[2] < 0x40
-            and code[2] & 7 not in (4, 5)
-        ):
+        if self.wide and code[:2] in _MOV_STORES and len(code) > 2 and code[2] < 0x40 and code[2] & 7 not in (4, 5):
             # nearly always, mov of a register to [register]: the rest of this module in short
             rex, modrm = code[0], code[2]
             write.name, write.size, write.length = "mov", 8, 3
