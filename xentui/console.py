@@ -41,6 +41,7 @@ def show(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
         Setup(
             specs,
             pace=options.pace,
+            scheduler=options.sched,
             seed=options.seed,
             direct_traps=not options.no_direct_trap,
             scheduler=options.sched,
