@@ -133,7 +133,7 @@ def test_only_what_is_suspended_can_be_resumed(tmp_path: Path) -> None:
     run.for_ms(1)
     with pytest.raises(ActionError, match="guest is not suspended"):
         run.act("resume")
-    with pytest.raises(ActionError, match="explode is nothing that a guest can be asked to do: poweroff, halt"):
+    with pytest.raises(ActionError, match="there is no action 'explode'"):
         run.act("explode")
     run.act("shutdown")
     assert run.toolstack.store.read(f"/local/domain/{run.domain.id}/control/shutdown") == b"poweroff"

@@ -41,7 +41,6 @@ def show(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
         Setup(
             specs,
             pace=options.pace,
-            scheduler=options.sched,
             seed=options.seed,
             direct_traps=not options.no_direct_trap,
             scheduler=options.sched,
