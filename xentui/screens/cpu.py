@@ -288,12 +288,12 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
                 self.code_at = self.cursor
         else:
             self.code_at = self.cursor = code[0 if row < 0 else -1]["address"]
-        self.redraw()
+        self.touch()
 
     def action_to_rip(self) -> None:
         """Back to RIP."""
         self.code_at = self.cursor = None
-        self.redraw()
+        self.touch()
 
     def _here(self) -> tuple[int, int] | None:
         """(domain, address) of the cursor."""
@@ -317,7 +317,7 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
     def action_side(self) -> None:
         """Stack or memory beside the code."""
         self.side = "memory" if self.side == "stack" else "stack"
-        self.redraw()
+        self.touch()
 
     def action_address(self) -> None:
         """Show the code at another address."""
@@ -333,11 +333,11 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
 
     def _show_code(self, place: str) -> None:
         self.code_at, self.cursor = place, None
-        self.redraw()
+        self.touch()
 
     def _show_memory(self, place: str) -> None:
         self.dump_at, self.side = place, "memory"
-        self.redraw()
+        self.touch()
 
     def action_who_wrote(self) -> None:
         """Go to what wrote the first word of the dump (or of the stack)."""
@@ -369,7 +369,7 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
 
     def _moved(self) -> None:
         self.code_at = self.cursor = None
-        self.redraw()
+        self.touch()
 
     def on_click(self, event: events.Click) -> None:
         """Take the focus."""

@@ -137,17 +137,17 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         """Another ring of the domain."""
         count = len(self.answer("rings.rings") or [1])
         self.index = (self.index + step) % count
-        self.redraw()
+        self.touch()
 
     def action_domain(self, step: int) -> None:
         """Another domain."""
         self.domain, self.index = self.next_domain(self.whose(), step), 0
-        self.redraw()
+        self.touch()
 
     def action_follow(self) -> None:
         """Show whoever has the processor."""
         self.domain = None
-        self.redraw()
+        self.touch()
 
     def action_slot_size(self) -> None:
         """How many bytes a slot of a granted ring has."""
@@ -158,7 +158,7 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         def take(text: str | None) -> None:
             if text:
                 self.entry = int(text)
-                self.redraw()
+                self.touch()
 
         question = "Bytes of a slot (block 112, block of 32-bit guests 108, net transmit 12, net receive 8)"
         self.app.push_screen(Prompt(question, str(self.entry), check=check), take)
