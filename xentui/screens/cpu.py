@@ -188,21 +188,29 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         return [fit(flags, width), fit(segments, width), fit(control, width)]
 
     def _code(self, rows: int, with_bytes: bool) -> list[Line]:
+        """Instructions around the cursor, with a line for each symbol that begins."""
         code, digits = self.instructions(), self._digits()
         cursor = self._cursor_row(code)
         top = max(0, min(cursor - rows // 3, len(code) - rows))
-        breakpoints = self._breakpoints()
         lines: list[Line] = []
-        for index, row in enumerate(code[top : top + rows], top):
-            marker = "●" if row["address"] in breakpoints else " "
+        for index, row in enumerate(code[top:], top):
+            if len(lines) >= rows:
+                break
+            name = row["symbol"].partition("+")[0]
+            if name and (index == top or name != code[index - 1]["symbol"].partition("+")[0]):
+                lines.append([(f"  {row['symbol'] if index == top else name}:", "yellow")])
+            marker = "●" if row["breakpoint"] else " "
             arrow = "▶" if row["current"] else " "
             style = "now" if row["current"] else "cursor" if index == cursor else ""
             line: Line = [(marker, "red"), (arrow, "blue"), (f"{row['address']:0{digits}x}  ", style or "dim")]
             if with_bytes:
                 line.append((f"{row['bytes'].hex()[:20]:<21}", style or "dim"))
             line.append((f"{row['text']:<26}", style))
-            if row["target"] or row["symbol"]:
-                line.append((f" {row['target'] or row['symbol']}", "yellow"))
+            if row["target"]:
+                line.append((f" → {row['target']}", "yellow"))
+            if row["source"] and (not index or row["source"] != code[index - 1]["source"]):
+                file, number, text = row["source"]
+                line.append((f"  {file.rpartition('/')[2]}:{number} {text}", "green"))
             lines.append(line)
         return lines
 
@@ -220,16 +228,6 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
 
     def _digits(self) -> int:
         return int(self._now["width"]) // 4 if self._now else 16
-
-    def _breakpoints(self) -> set[int]:
-        """Addresses of the breakpoints that count for this domain."""
-        who = self.who()
-        found = (getattr(getattr(self.app, "engine", None), "breakpoints", None) or {}).values()
-        return {
-            point.address
-            for point in found
-            if getattr(point, "address", None) is not None and getattr(point, "domain", None) in (None, who and who[0])
-        }
 
     def _stack(self, digits: int, rows: int) -> list[Line]:
         lines: list[Line] = []
@@ -295,24 +293,22 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         self.code_at = self.cursor = None
         self.touch()
 
-    def _here(self) -> tuple[int, int] | None:
-        """(domain, address) of the cursor."""
-        who, code = self.who(), self.instructions()
-        if who is None or not code:
-            return None
-        return who[0], code[self._cursor_row(code)]["address"]
+    def _here(self) -> dict[str, Any] | None:
+        """The instruction that the cursor is on."""
+        code = self.instructions()
+        return code[self._cursor_row(code)] if code else None
 
     def action_breakpoint(self) -> None:
         """A breakpoint on the line, or none any more."""
-        here = self._here()
-        if here:
-            self.post_message(self.Break(*here))
+        here, who = self._here(), self.who()
+        if here and who:
+            self.post_message(self.Break(who[0], here["address"], here["breakpoint"]))
 
     def action_run_here(self) -> None:
         """Run until the line is reached."""
-        here = self._here()
-        if here:
-            self.post_message(self.RunTo(*here))
+        here, who = self._here(), self.who()
+        if here and who:
+            self.post_message(self.RunTo(who[0], here["address"]))
 
     def action_side(self) -> None:
         """Stack or memory beside the code."""
