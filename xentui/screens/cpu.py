@@ -83,12 +83,14 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         if who is None:
             return []
         whose = {"domain": who[0], "vcpu": who[1]}
-        rows = max(8, self.content_size.height)
+        rows = max(8, self.content_size.height - 8)
         return [
             Query("cpu.registers", whose),
             Query("cpu.code", {**whose, "before": rows // 3, "after": rows, "at": self.code_at}),
-            Query("cpu.stack", {**whose, "words": rows}),
-            Query("cpu.memory", {**whose, "at": self.dump_at, "rows": rows}),
+            Query(
+                "cpu.stack", {**whose, "words": rows if self.side == "stack" or self.content_size.width >= WIDE else 1}
+            ),
+            Query("cpu.memory", {**whose, "at": self.dump_at, "rows": min(rows, 16)}),
         ]
 
     def show(self, answers: dict[str, Any], status: Any) -> None:

@@ -77,6 +77,8 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         self.port = 1
         self._top = 0
         self._history: list[PortEvent] = []
+        self._seen: tuple[Any, list[Line]] = (None, [])
+        """The latest overview, and the bits that it was drawn from."""
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -182,6 +184,9 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
     def _overview(self, bits: dict[str, Any]) -> list[Line]:
         """The whole bitmap, two words a row by half blocks: orange pending, blue masked, grey neither."""
         width, words = bits["width"], bits["ports"] // bits["width"]
+        key = bits["pending"], bits["mask"]
+        if key == self._seen[0]:
+            return self._seen[1]
         lines: list[Line] = []
         for word in range(0, words, 2):
             line: Line = [(" " * _LABEL, "")]
@@ -189,6 +194,7 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
                 upper, lower = (self._colour(bits, (word + below) * width + bit) for below in (0, 1))
                 line.append(("▀", f"{upper} on {lower}"))
             lines.append(_merged(line))
+        self._seen = key, lines
         return lines
 
     def _colour(self, bits: dict[str, Any], port: int) -> str:

@@ -33,6 +33,8 @@ class FrameMap:
         self.cell = 0
         self.width, self.rows = 64, 8
         self._answer: dict[str, Any] | None = None
+        self._drawn: tuple[Any, list[Line]] = (None, [])
+        """The latest lines, and what they were drawn from."""
 
     def query(self) -> Query:
         """What the map asks."""
@@ -105,6 +107,9 @@ class FrameMap:
         if self._answer is None:
             return []
         cells, width = self._answer["cells"], self.width
+        key = (cells, width, self.cell, self.by, tuple(self._answer["names"]))
+        if key == self._drawn[0]:
+            return self._drawn[1]
         lines: list[Line] = []
         for row in range(0, -(-len(cells) // width), 2):
             upper = cells[row * width : (row + 1) * width]
@@ -119,6 +124,7 @@ class FrameMap:
                 else:
                     line.append(("▀", style))
             lines.append(line)
+        self._drawn = key, lines
         return lines
 
     def _cell_colour(self, cell: int, code: int) -> str:

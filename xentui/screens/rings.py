@@ -14,7 +14,8 @@ from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, wrapped
 if TYPE_CHECKING:
     from textual import events
 
-_CIRCLE_ROWS = 15
+_CIRCLE_ROWS, _CIRCLE_CELLS = 13, 56
+"""The least room for a circle."""
 _BLOCK_REQUEST = 112
 """Bytes of a slot of a block device's ring for 64-bit guests."""
 
@@ -96,7 +97,7 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         lines = [fit(tabs, width), fit([(f"machine frame {found['mfn']:#x}: {found['shape']}", "dim")], width)]
         each = width // len(parts)
         rows = min(21, height - 12)
-        if rows >= _CIRCLE_ROWS and each >= 70:
+        if rows >= _CIRCLE_ROWS and each >= _CIRCLE_CELLS:
             drawn = circle(parts[0], each - 2, rows)
             lines += drawn if len(parts) == 1 else beside(drawn, circle(parts[1], each - 2, rows), each)
         else:

@@ -21,6 +21,7 @@ from xentui.engine.xen.domain_builder import first_state
 
 if TYPE_CHECKING:
     from xentui.engine.machine import Machine
+    from xentui.engine.symbols import Symbols
     from xentui.engine.xen.domain import Domain, Vcpu
 
 VIEWS: tuple[str, ...] = ()
@@ -111,9 +112,19 @@ def address_of(vcpu: Vcpu, place: int | str) -> int:
 # --- symbols -------------------------------------------------------------------------------------------------------
 
 
+def _symbols(domain: Domain) -> Symbols | None:
+    """The symbols of a domain's kernel: a view asks a hundred times, and the file is looked at once."""
+    if domain.kernel not in _KERNELS:
+        _KERNELS[domain.kernel] = symbols_of(domain)
+    return _KERNELS[domain.kernel]
+
+
+_KERNELS: dict[Path | None, Symbols | None] = {}
+
+
 def symbol_address(domain: Domain, name: str) -> int:
     """Where a symbol of the domain's kernel lies. Raises ViewError."""
-    symbols = symbols_of(domain)
+    symbols = _symbols(domain)
     found = symbols.address(name) if symbols else None
     if found is None:
         raise ViewError(f"{name!r} is neither a register nor a symbol of {domain.name}")
@@ -122,7 +133,7 @@ def symbol_address(domain: Domain, name: str) -> int:
 
 def symbol_at(domain: Domain, address: int) -> str:
     """`name+0x12` of the symbol that holds an address, of the hypercall page the call; empty where none does."""
-    symbols = symbols_of(domain)
+    symbols = _symbols(domain)
     place = symbols.place(address) if symbols else None
     if place is None:
         return ""
@@ -135,7 +146,7 @@ def symbol_at(domain: Domain, address: int) -> str:
 
 def source_at(domain: Domain, address: int) -> tuple[str, int, str] | None:
     """(file, line, its text if the file is at hand) of an instruction, where the kernel has DWARF line numbers."""
-    symbols = symbols_of(domain)
+    symbols = _symbols(domain)
     line = symbols.line(address) if symbols else None
     if line is None or domain.kernel is None:
         return None
