@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding
@@ -90,7 +91,9 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         if PARTS[self.part] == "frames":
             self.map.width = max(16, self.content_size.width)
             self.map.rows = max(2, self.content_size.height - 7)
-            return [*asked, self.map.query(), Query("memory.frame", {"mfn": self.map.mfn})]
+            if self.map.due(monotonic()):
+                asked.append(self.map.query())
+            return [*asked, Query("memory.frame", {"mfn": self.map.mfn})]
         who = self.who()
         if who is None:
             return asked
@@ -141,7 +144,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         return [*lines, *part(width, rows)]
 
     def _draw_frames(self, width: int, rows: int) -> list[Line]:
-        found, frame = self.answer("memory.frame_map"), self.answer("memory.frame")
+        found, frame = self.map.answer, self.answer("memory.frame")
         if found is None:
             return [[(self.failure(), "error")]]
         end = found["first"] + found["count"] - 1
