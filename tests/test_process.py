@@ -28,12 +28,12 @@ WAIT = 60.0
 
 
 @contextmanager
-def engine(*guests: str, **setup: object) -> Iterator[Engine]:
+def engine(*guests: str, cmdline: str = "", **setup: object) -> Iterator[Engine]:
     """A started engine, and none of its processes afterwards."""
     specs = [resolve_guest(name) for name in guests or ("hello64",)]
     for spec in specs:
         spec.memory = 16
-        spec.cmdline = "scale=1 only=update_va_mapping,int80,xen_version" if spec.name.startswith("bench") else ""
+        spec.cmdline = cmdline or ("scale=1 only=int80" if spec.name.startswith("bench") else "")
     with Engine.start(Setup(specs, **setup)) as started:  # type: ignore[arg-type]
         started.wait(WAIT)
         keeper = started._keeper.pid

@@ -247,6 +247,24 @@ class XentuiApp(App[None], inherit_bindings=False):
         """Run, or run until."""
         self.attempt(lambda: self.engine.run(event.until))
 
+    def on_pane_break(self, event: Pane.Break) -> None:
+        """A breakpoint on an instruction, or none there any more."""
+        if event.number is not None:
+            self.run_command("delete", str(event.number))
+        else:
+            self.attempt(lambda: self.engine.add_breakpoint(self._at(event.domain, event.address)))
+        self.feed.changed = True
+
+    def on_pane_run_to(self, event: Pane.RunTo) -> None:
+        """Run until an instruction is about to be executed."""
+        self.attempt(lambda: self.engine.run(self._at(event.domain, event.address)))
+
+    def _at(self, domain: int, address: int) -> Any:
+        from xentui.engine.breakpoints import ADDRESS, Breakpoint
+
+        names = {each.id: each.name for each in self.feed.status.domains} if self.feed.status else {}
+        return Breakpoint(ADDRESS, hex(address), names.get(domain))
+
     def type_into(self, domain: str) -> None:
         """Give the keyboard to a domain's console."""
         pane: Any = self.main.grid.pane("consoles")

@@ -53,6 +53,8 @@ class Status(NamedTuple):
     """Why it stands still: a `Stop` of machine.py, or empty."""
     why: str = ""
     """The same for the user, in words."""
+    breakpoint: int | None = None
+    """The number of the breakpoint that it stands at; 0: what it was to run to."""
     live: bool = True
     """At the end of what is known; False in the past."""
     end_position: int = 0

@@ -29,7 +29,7 @@ from xentui.engine import travel, wire
 from xentui.engine.messages import Event, Status
 from xentui.engine.record_window import RecordWindow
 from xentui.engine.setup import Setup
-from xentui.engine.timeline import Branch, Consoles, Kept, Timeline
+from xentui.engine.timeline import Branch, Consoles, Fork, Kept, Timeline
 from xentui.engine.trace import TraceRing
 from xentui.engine.views import Query, ViewError
 from xentui.engine.wire import Channel
@@ -94,6 +94,11 @@ class Engine:
         `trace_records`: how many `records` holds, a power of two. `snapshots`: leave some behind while running.
         """
         return cls(setup, trace_records, snapshots)
+
+    @property
+    def exact(self) -> bool:
+        """Does the same happen again when it runs again?"""
+        return self.setup.pace == "exact"
 
     # --- the processes -------------------------------------------------------------------------------------------
 
@@ -280,9 +285,15 @@ class Engine:
             self.active = None
             self._parked = self._keep(done.status, channel)
         if self._plan is None:
+            self._hit(done.status.breakpoint)
             self._news(done.status)
         elif done.serial == self._serial:
             self._continue(done)
+
+    def _hit(self, number: int | None) -> None:
+        """A breakpoint was hit, which may have been there for one time only."""
+        if number in self.breakpoints and self.breakpoints[number].temporary:
+            del self.breakpoints[number]
 
     def _continue(self, done: msg.Done | None) -> None:
         """Go on with the plan: its next command, or its end."""
@@ -367,9 +378,19 @@ class Engine:
                 if not self.timeline.usable():
                     return
                 self.wake_before(self.status.position)
+            if not self.exact and not self.status.live:
+                self._leave_history()
             self._command(command)
 
         self._request(request)
+
+    def _leave_history(self) -> None:
+        """What runs on from the past in the fast pace is not what was: a new branch."""
+        status = self.status
+        self._events.append(
+            self.timeline.branch_off(Fork(status.position, status.time, status.records, status.told, status.actions))
+        )
+        self.records.truncate(status.records)
 
     def _follow(self, plan: Callable[[], Plan], then: Callable[[], None] | None = None) -> None:
         """Follow a plan, instead of any other; and at its end, unless it was left before, do something."""
@@ -487,7 +508,7 @@ class Engine:
 
         Raises EngineError, one line. Only what the exact pace ran can be run again.
         """
-        if self.setup.pace != "exact":
+        if not self.exact:
             raise EngineError("what ran in the fast pace cannot be run again: start it in the exact pace to save it")
         branch = self.timeline.current
         job = pickle.dumps((self.setup, branch.actions, branch.end_position))

@@ -126,16 +126,19 @@ class RunLoop:
         self._stop_asked = True
         self.processor.pause()
 
-    def run(self, until: int | None = None, until_position: int | None = None, host_ms: int = 0) -> str:
+    def run(
+        self, until: int | None = None, until_position: int | None = None, host_ms: int = 0, go_on: bool = False
+    ) -> str:
         """Run until no domain can run any more or `stop` is called; a Stop says why it returned.
 
         `until`: virtual ns, or `until_position`: half ns; it ends at the first instruction boundary there or behind.
-        `host_ms`: return Stop.ASKED after about so many milliseconds of the host's time.
+        `host_ms`: return Stop.ASKED after about so many milliseconds of the host's time. `go_on`: this is the next part
+        of one run, and a breakpoint that lies just here counts.
         """
         limit = FOREVER if until is None else until << 1
         if until_position is not None:
             limit = min(limit, until_position)
-        self._begin_run(host_ms)
+        self._begin_run(host_ms, go_on)
         try:
             while True:
                 reason = self._advance(limit)
@@ -189,10 +192,11 @@ class RunLoop:
         self.stopped, self._hit = self._hit, None
         return Stop.BREAKPOINT
 
-    def _begin_run(self, host_ms: int) -> None:
+    def _begin_run(self, host_ms: int, go_on: bool = False) -> None:
         self._stop_asked = False
         self.stopped = None
-        self.run_began = self.position
+        if not go_on:
+            self.run_began = self.position
         self.processor.go_on()
         self._host_end = host_time.monotonic() + host_ms / 1000 if host_ms else 0.0
         if host_ms and self.processor.counts_code:

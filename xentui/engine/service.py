@@ -13,39 +13,25 @@ from xentui.engine.build import build_machine
 from xentui.engine.census import Census
 from xentui.engine.clock import FastClock
 from xentui.engine.machine import Stop
+from xentui.engine.motions import Mover, Over, over
 from xentui.engine.reports import Reporter
 from xentui.engine.snapshots import Snapshots, sleep
 from xentui.engine.trace import RING_HEADER_SIZE
 from xentui.engine.views import Query, ViewError, look
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from xentui.engine.messages import Activate
     from xentui.engine.wire import Channel
 
-BURST_MS = 10
-"""Host time after which a running machine looks at its messages."""
-BYTES_PER_INSTRUCTION = 4
-"""Of guest code, about: what a speed in instructions a second means in virtual time."""
-STEPPED_SPEED = 2000
-"""Instructions a second up to which they are executed one by one."""
 _REPORT_S = 1 / 30
-_IDLE_REPORT_S = 1 / 15
 _BACKLOG = 1 << 20
 """Bytes that may wait for the console to read them before the engine waits for the console."""
 
-_WORDS = {
-    Stop.FINISHED: "no domain is left to run",
-    Stop.STARVED: "every domain waits for an event that nothing in the machine will bring",
-    Stop.TIME: "the moment asked for is reached",
-    Stop.ASKED: "paused",
-    Stop.STEP: "",
-}
-
 
 class Service:
-    """One engine process at work. `motion` is the command that moves the machine, or None while it stands still."""
+    """One engine process at work."""
 
     def __init__(self, channel: Channel, begin: msg.Begin, ring: memoryview) -> None:
         setup = begin.setup
@@ -56,27 +42,14 @@ class Service:
         self.reporter = Reporter(self.machine, Census(self.machine.trace, ring[RING_HEADER_SIZE:]))
         self.reporter.connect_typist(setup)
         self.snapshots = Snapshots(begin.snapshots)
-        self.motion: Any = None
-        self.speed: float | None = None
-        self.warp = False
+        self.mover = Mover(self.machine, lambda text: self.channel.send(msg.Notice(text)))
         self.work = 0.0
         self.stop, self.why = "", ""
-        self._found: list[int] = []
-        self._count = 0
-        self._idle: tuple[int, float] | None = None  # virtual and host time when the machine became idle
-        self._begun = (0.0, 0)  # of motion at a limited speed: host time, instructions or position
         self._next_report = 0.0
         self._changed = True
         self._schedule(setup.actions)
-        self._moves: dict[type, Callable[[Any], None]] = {
-            msg.Run: self._run,
-            msg.Step: self._step,
-            msg.Travel: self._travel,
-            msg.Reach: self._reach,
-            msg.Scan: self._scan,
-        }
         self._obey: dict[type, Callable[[Any], None]] = {
-            **dict.fromkeys(self._moves, self._start),
+            **dict.fromkeys((msg.Run, msg.Step, msg.Travel, msg.Reach, msg.Scan), self._start),
             msg.Pause: self._pause,
             msg.Park: self._park,
             msg.Act: self._act,
@@ -87,52 +60,39 @@ class Service:
 
     def serve(self, commands: list[Any]) -> None:
         """Work until the console is gone; first of all on commands that have come already."""
-        self._freeze()
         self._leave_snapshot()
         self._report()
         for command in commands:
             self._obey[type(command)](command)
         while not self.channel.closed:
-            if self.motion is None or self.channel.waiting > _BACKLOG:
+            if self.mover.motion is None or self.channel.waiting > _BACKLOG:
                 self.channel.drain()
             self.channel.flush()
-            self.channel.wait(self._patience())
+            self.channel.wait(self.mover.patience())
             for message, _ in self.channel.receive():
                 self._obey[type(message)](message)
-            if self.motion is not None:
+            if self.mover.motion is not None:
                 self._advance()
             self._report()
 
     # --- commands ------------------------------------------------------------------------------------------------
 
-    def _start(self, motion: Any) -> None:
-        """Begin to move; what moved before is over."""
-        if self.motion is not None:
-            self._finish(Stop.ASKED)
-        self.motion, self._found, self._count, self._idle = motion, [], 0, None
-        self.stop = self.why = ""
-        self._begin_speed()
-        if isinstance(self.machine.clock, FastClock):
-            self.machine.clock.thaw()
-        self._changed = True
-        self._next_report = 0.0
-
     def _pause(self, _message: msg.Pause) -> None:
-        if self.motion is not None:
-            self._finish(Stop.ASKED)
+        if self.mover.motion is not None:
+            self._finish(over(Stop.ASKED))
 
     def _park(self, message: msg.Park) -> None:
         """Stop, and sleep as a snapshot; what returns is a copy that goes on."""
-        if self.motion is not None:
-            self._finish(Stop.ASKED)
+        if self.mover.motion is not None:
+            self._finish(over(Stop.ASKED))
         self._tell()
         self.channel.send(msg.Done(message.serial, self._status()))
         self.channel.drain()
         self._go_on(*sleep(self.channel))
 
     def _act(self, message: msg.Act) -> None:
-        self._pass_idle_time()
-        self._idle = None
+        self.mover.pass_idle_time()
+        self.mover.reset()
         if message.future is not None:
             self._schedule(message.future)
         try:
@@ -155,17 +115,13 @@ class Service:
             return ViewError(f"{query.view}: {type(error).__name__}: {error}")
 
     def _pace(self, message: msg.Pace) -> None:
-        self._pass_idle_time()
-        self._idle = None
-        self.speed, self.warp = message.speed, message.warp
-        self._begin_speed()
+        self.mover.pass_idle_time()
+        self.mover.speed, self.mover.warp = message.speed, message.warp
+        self.mover.reset()
         self._changed = True
 
     def _breakpoints(self, message: msg.Breakpoints) -> None:
-        self._set_breakpoints(message.breakpoints)
-
-    def _set_breakpoints(self, breakpoints: list[tuple[int, Any]]) -> None:
-        self.breakpoints = breakpoints
+        self.mover.set_breakpoints(message.breakpoints)
 
     def _schedule(self, actions: list[tuple[int, Any]]) -> None:
         """These are the influences to come; no others."""
@@ -175,177 +131,64 @@ class Service:
 
     # --- moving --------------------------------------------------------------------------------------------------
 
+    def _start(self, motion: Any) -> None:
+        """Begin to move; what moved before is over."""
+        if self.mover.motion is not None:
+            self._finish(over(Stop.ASKED))
+        self.stop = self.why = ""
+        ended = self.mover.begin(motion)
+        self._changed = True
+        self._next_report = 0.0
+        if ended is not None:
+            self._finish(ended)
+
     def _advance(self) -> None:
         """One burst of what is to be done, and a snapshot where one is due."""
         began = time.perf_counter()
-        self._moves[type(self.motion)](self.motion)
+        ended = self.mover.advance()
         self.work += time.perf_counter() - began
         self._changed = True
+        if ended is not None:
+            self._finish(ended)
         if self.snapshots.due(self.work):
             self._leave_snapshot()
 
-    def _run(self, motion: msg.Run) -> None:
-        if self._idle is not None and not self._pass_idle_time():
-            return
-        machine = self.machine
-        machine.hold_idle = not self.warp
-        goal = None
-        if self.speed is not None:
-            goal = self._goal()
-            if goal <= machine.position:
-                return
-        stop = machine.run(until_position=goal, host_ms=BURST_MS)
-        if stop == Stop.IDLE:
-            self._idle = (machine.now(), time.monotonic())
-        elif stop not in (Stop.ASKED, Stop.TIME):
-            self._finish(stop)
-
-    def _begin_speed(self) -> None:
-        self._begun = (time.monotonic(), self.machine.position)
-
-    def _goal(self) -> int:
-        """The position that a limited speed allows now."""
-        host, position = self._begun
-        return position + int((time.monotonic() - host) * (self.speed or 0) * BYTES_PER_INSTRUCTION)
-
-    def _pass_idle_time(self) -> bool:
-        """Let the machine's time go on with the host's while it is idle; is the idle time over?"""
-        if self._idle is None:
-            return True
-        virtual, host = self._idle
-        now = virtual + int((time.monotonic() - host) * 1e9)
-        due = self.machine.idle_until()
-        over = due is not None and now >= due
-        self.machine.idle_to(due if over and due is not None else now)
-        if over:
-            self._idle = None
-            self._begin_speed()
-        return over
-
-    def _step(self, motion: msg.Step) -> None:
-        """Instruction by instruction; what was done already is counted in `_begun`."""
-        for _ in self._burst():
-            if self._count >= motion.instructions:
-                self._finish(Stop.STEP)
-                return
-            self.machine.hold_idle = False
-            stop = self.machine.step()
-            if stop != Stop.STEP:
-                self._finish(stop)
-                return
-            self._count += 1
-
-    def _burst(self) -> Iterator[None]:
-        """Goes round until it is time to look at the messages."""
-        end = time.monotonic() + BURST_MS / 1000
-        while time.monotonic() < end:
-            yield
-
-    def _next_boundary(self, grain: int = 1) -> str | None:
-        """Run to the next place where a run can stop: behind an instruction, a context switch, or idle time.
-
-        A Stop if there is none.
-        """
-        machine = self.machine
-        machine.hold_idle = True
-        stop = machine.run(until_position=machine.position + grain)
-        if stop == Stop.IDLE:
-            due = machine.idle_until()
-            if due is None:
-                return Stop.STARVED
-            machine.hold_idle = False
-            stop = machine.run(until_position=2 * due)
-        return None if stop == Stop.TIME else stop
-
-    def _travel(self, motion: msg.Travel) -> None:
-        machine = self.machine
-        if machine.position < motion.position:
-            machine.hold_idle = False
-            stop = machine.run(until_position=motion.position, host_ms=BURST_MS)
-            if stop != Stop.TIME:
-                if stop != Stop.ASKED:
-                    self._finish(stop)
-                return
-        for _ in self._burst():
-            if machine.trace.head >= motion.records:
-                self._finish(Stop.TIME)
-                if motion.keep:
-                    self._leave_snapshot()
-                return
-            stop_before = self._next_boundary()
-            if stop_before is not None:
-                self._finish(stop_before)
-                return
-
-    def _reach(self, motion: msg.Reach) -> None:
-        self.machine.hold_idle = False
-        stop = self.machine.run(host_ms=BURST_MS)
-        if stop != Stop.ASKED or self.machine.trace.head >= motion.records:
-            self._finish(stop)
-
-    def _scan(self, motion: msg.Scan) -> None:
-        """Collect boundaries. A moment within idle time, where the scan may have begun, is none."""
-        machine = self.machine
-        for _ in self._burst():
-            if machine.position >= motion.position:
-                self._finish(Stop.TIME)
-                return
-            since = machine.idle_since
-            if since is None or since == machine.now():
-                self._found.append(machine.position)
-            stop = self._next_boundary(motion.grain)
-            if stop is not None:
-                self._finish(stop)
-                return
-
-    def _finish(self, stop: str, why: str = "") -> None:
+    def _finish(self, ended: Over) -> None:
         """The motion is over."""
-        self.stop, self.why = stop, why or _WORDS.get(stop, stop)
-        motion, self.motion, self._idle = self.motion, None, None
-        self._freeze()
+        mover = self.mover
+        motion = mover.motion
+        mover.end()
+        self.stop, self.why = ended
         self._tell()
-        self.channel.send(msg.Done(motion.serial, self._status(), tuple(self._found)))
+        self.channel.send(msg.Done(motion.serial, self._status(), tuple(mover.found)))
         self._changed = False
+        if isinstance(motion, msg.Travel) and motion.keep:
+            self._leave_snapshot()
 
     # --- snapshots -----------------------------------------------------------------------------------------------
 
-    def _freeze(self) -> None:
-        if isinstance(self.machine.clock, FastClock):
-            self.machine.clock.freeze()
-
     def _leave_snapshot(self) -> None:
         """Leave a copy of this process behind; in that copy, once it is needed, go on."""
-        self._freeze()
+        self.mover.freeze()
         self._tell()
         woken = self.snapshots.leave(self.channel, self._status(), self.work)
         if woken is not None:
             self._go_on(*woken)
-        elif isinstance(self.machine.clock, FastClock) and self.motion is not None:
+        elif isinstance(self.machine.clock, FastClock) and self.mover.motion is not None:
             self.machine.clock.thaw()
 
     def _go_on(self, channel: Channel, message: Activate) -> None:
         """This is a copy that was told to go on from here."""
         self.channel = channel
         self.on_channel(channel)
-        self.motion = self._idle = None
-        self.speed, self.warp = message.speed, message.warp
+        self.mover.end()
+        self.mover.speed, self.mover.warp = message.speed, message.warp
+        self.mover.set_breakpoints(message.breakpoints)
         self.snapshots.went_on(self.work)
         self._schedule(message.actions)
-        self._set_breakpoints(message.breakpoints)
+        self._changed = False
 
     # --- reports -------------------------------------------------------------------------------------------------
-
-    def _patience(self) -> float | None:
-        """Seconds to wait for a message before the machine goes on."""
-        if self.motion is None:
-            return None
-        if self._idle is None:
-            return 0 if self.speed is None else 1 / 60
-        due = self.machine.idle_until()
-        if due is None:
-            return _IDLE_REPORT_S
-        virtual, host = self._idle
-        return min(_IDLE_REPORT_S, max(0.0, host + (due - virtual) / 1e9 - time.monotonic()))
 
     def _tell(self) -> None:
         told = self.reporter.take()
@@ -353,14 +196,16 @@ class Service:
             self.channel.send(msg.History(told))
 
     def _status(self) -> msg.Status:
+        mover, stopped = self.mover, self.machine.stopped
         self.machine.trace.publish()
         return self.reporter.status()._replace(
-            running=isinstance(self.motion, msg.Run),
-            travelling=isinstance(self.motion, (msg.Travel, msg.Reach, msg.Scan)),
+            running=isinstance(mover.motion, msg.Run),
+            travelling=isinstance(mover.motion, (msg.Travel, msg.Reach, msg.Scan)),
             stop=self.stop,
             why=self.why,
-            speed=self.speed,
-            warp=self.warp,
+            breakpoint=stopped.number if stopped is not None and self.stop == Stop.BREAKPOINT else None,
+            speed=mover.speed,
+            warp=mover.warp,
             pid=os.getpid(),
             cpu=time.process_time(),
             work=self.work,

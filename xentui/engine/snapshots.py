@@ -1,16 +1,15 @@
 """Snapshots of the engine's process: copies by fork that sleep until they are needed.
 
 A snapshot costs the fork (the kernel copies page tables: some milliseconds for half a gigabyte) and, afterwards, a page
-fault for each page that is written again. Both are measured, and the next snapshot is put off so that all of it stays a
-small part of the running time. When snapshots are taken never shows in the guests or the trace, so that this may follow
-the host's clock.
+fault and a copied page for each that is written again. Nearly all of what the kernel works for this process is that; it
+is measured, and the next snapshot is put off so that it stays a small part of the running time. When snapshots are
+taken never shows in the guests or the trace, so that this may follow the host's clock.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-import time
 from typing import TYPE_CHECKING
 
 from xentui.engine import wire
@@ -23,8 +22,6 @@ SHORTEST = 0.2
 """Seconds of running between snapshots at least: as much is run again, at most, to go back a little."""
 SHARE = 0.08
 """Part of the running time that snapshots may cost."""
-FAULT_SECONDS = 1.5e-6
-"""What a page costs that is written for the first time after a fork: the kernel copies it."""
 
 
 class Snapshots:
@@ -33,8 +30,7 @@ class Snapshots:
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
         self._next = 0.0
-        self._faults = 0
-        self._fork_seconds = 0.0
+        self._spent = 0.0
 
     def due(self, work: float) -> bool:
         """Is it time, after `work` seconds of running since the start?"""
@@ -43,7 +39,6 @@ class Snapshots:
     def leave(self, channel: Channel, status: Status, work: float) -> tuple[Channel, Activate] | None:
         """Leave a copy behind and send its socket to the console. In a copy that was told to go on: its socket and
         how it shall go on; None in this process."""
-        began = time.perf_counter()
         ours, theirs = wire.pair()
         if os.fork() == 0:
             ours.close()
@@ -51,20 +46,18 @@ class Snapshots:
             return sleep(wire.Channel(theirs))
         theirs.close()
         channel.send(Snapshot(status), [ours.detach()])
-        self._fork_seconds = time.perf_counter() - began
         self._plan(work)
         return None
 
     def _plan(self, work: float) -> None:
-        """Set the next one: the fork just made, and the pages copied since the one before, are what one costs."""
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        cost = self._fork_seconds + (faults - self._faults) * FAULT_SECONDS if self._faults else self._fork_seconds
-        self._faults = faults
-        self._next = work + max(SHORTEST, cost / SHARE)
+        """Set the next one. What the kernel has worked for this process since the one before is what one costs."""
+        spent = resource.getrusage(resource.RUSAGE_SELF).ru_stime
+        self._next = work + max(SHORTEST, (spent - self._spent) / SHARE)
+        self._spent = spent
 
     def went_on(self, work: float) -> None:
-        """This process is a copy that begins here: its own page faults count."""
-        self._faults = 0
+        """This process is a copy that begins here."""
+        self._spent = resource.getrusage(resource.RUSAGE_SELF).ru_stime
         self._next = work + SHORTEST
 
 

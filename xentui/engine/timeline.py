@@ -133,19 +133,15 @@ class Timeline:
             branch.actions.insert(event.number, entry)
 
     def _fork(self, number: int, event: msg.Acted) -> msg.Branched:
-        """History is left: a new branch that shares the present one's past."""
+        """History is left by an influence from outside."""
+        return self.branch_off(Fork(event.position, event.time, event.records, number, event.number), event.action)
+
+    def branch_off(self, fork: Fork, cause: Any = None) -> msg.Branched:
+        """A new branch that shares the current one's past up to a moment becomes the current one."""
         old = self.current
-        new = Branch(
-            len(self.branches),
-            old.number,
-            Fork(event.position, event.time, event.records, number, event.number),
-            event.action,
-            event.position,
-            event.time,
-            event.records,
-            old.history[:number],
-            old.actions[: event.number] + self.future(event.position),
-        )
+        new = Branch(len(self.branches), old.number, fork, cause, fork.position, fork.time, fork.records)
+        new.history = old.history[: fork.told]
+        new.actions = old.actions[: fork.actions] + self.future(fork.position)
         self.branches.append(new)
         self.use(new)
         return msg.Branched(new.number, old.number)

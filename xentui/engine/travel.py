@@ -21,6 +21,8 @@ Command = Callable[[int], Any]
 Plan = Generator[Command, msg.Done, str]
 """Returns what the user is to be told, if anything."""
 
+NOT_EXACT = "only the exact pace can be gone back in step by step; the fast pace to its snapshots (goto)"
+
 CLOSE = 64
 """Half nanoseconds before a moment from which on it is approached instruction by instruction: some instructions."""
 _FINE = 1024
@@ -39,9 +41,14 @@ def leave(engine: Engine) -> Generator[Command, msg.Done, msg.Status]:
 
 
 def to_position(engine: Engine, position: int, records: int = 0) -> Plan:
-    """Go to a position (half ns), and on from there until `records` trace records are there."""
+    """Go to a position (half ns), and on from there until `records` trace records are there.
+
+    What ran in the fast pace does not happen again: then to the latest snapshot before it.
+    """
     yield from leave(engine)
-    engine.wake_before(position)
+    kept = engine.wake_before(position)
+    if not engine.exact:
+        position, records = kept.status.position, 0
     yield partial(msg.Travel, position=position, records=records)
     return ""
 
@@ -49,7 +56,7 @@ def to_position(engine: Engine, position: int, records: int = 0) -> Plan:
 def to_record(engine: Engine, number: int) -> Plan:
     """Go to where a trace record has just been written."""
     time = engine.records.time(number)
-    if time is None:
+    if time is None and engine.exact:
         yield from leave(engine)
         earlier = [kept for kept in engine.timeline.usable() if kept.status.records <= number]
         engine.wake((earlier or engine.timeline.usable())[-1 if earlier else 0])
@@ -71,6 +78,8 @@ def to_branch(engine: Engine, branch: Branch) -> Plan:
 
 def back_by_steps(engine: Engine, count: int) -> Plan:
     """Go back by instructions of the machine: to the last boundary before the present one, or the `count`th last."""
+    if not engine.exact:
+        return NOT_EXACT
     here = (yield from leave(engine)).position
     left = count
     while left:
@@ -119,6 +128,8 @@ def _scan(
 
 def back_to(engine: Engine, condition: Any) -> Plan:
     """Go back to the last place before the present where a condition held."""
+    if not engine.exact:
+        return NOT_EXACT
     here = (yield from leave(engine)).position
     limit = here
     for kept in reversed(engine.timeline.usable()):

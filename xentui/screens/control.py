@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xentui.screens import conditions, words
 from xentui.screens.dialogs import Choice, Question
+from xentui.screens.marks import Marks
 
 if TYPE_CHECKING:
     from xentui.app import XentuiApp
@@ -25,7 +26,7 @@ class Control:
     def __init__(self, app: XentuiApp) -> None:
         self.app = app
         self.warped = False
-        self.marks: list[tuple[int, str]] = []
+        self.marks = Marks()
         """(position, note) in the order in which they were set."""
 
     @property
@@ -131,8 +132,8 @@ class Control:
 
     def do_mark(self, argument: str) -> None:
         status = self.status
-        self.marks.append((status.position, argument or words.clock(status.time)))
-        self.app.tell(f"mark {len(self.marks)} at {words.clock(status.time)}")
+        self.app.tell(f"mark {len(self.marks) + 1} at {words.clock(status.time)}")
+        self.marks.add(status.position, argument or words.clock(status.time))
 
     def do_marks(self, argument: str) -> None:
         if not self.marks:
@@ -286,6 +287,7 @@ class Control:
 
     def do_save(self, argument: str) -> None:
         self.engine.save(argument)
+        self.marks.keep_in(argument)
         self.app.acted = False
         self.app.tell(f"saved as {argument}")
 

@@ -173,7 +173,7 @@ Keys: **↑ ↓** choose · **Enter** write the chosen fault, or inject an earli
             self.line.focus()
             return
         self.index = min(len(CATALOGUE) + len(self._done()) - 1, self.index + step)
-        self.redraw()
+        self.touch()
 
     def action_write(self) -> None:
         """Type a fault."""
@@ -220,7 +220,7 @@ Keys: **↑ ↓** choose · **Enter** write the chosen fault, or inject an earli
     def on_input_changed(self, event: Input.Changed) -> None:
         """What is typed is judged at once."""
         event.stop()
-        self.redraw()
+        self.touch()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Inject what is typed."""

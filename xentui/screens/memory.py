@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding
@@ -90,7 +91,9 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         if PARTS[self.part] == "frames":
             self.map.width = max(16, self.content_size.width)
             self.map.rows = max(2, self.content_size.height - 7)
-            return [*asked, self.map.query(), Query("memory.frame", {"mfn": self.map.mfn})]
+            if self.map.due(monotonic()):
+                asked.append(self.map.query())
+            return [*asked, Query("memory.frame", {"mfn": self.map.mfn})]
         who = self.who()
         if who is None:
             return asked
@@ -141,7 +144,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         return [*lines, *part(width, rows)]
 
     def _draw_frames(self, width: int, rows: int) -> list[Line]:
-        found, frame = self.answer("memory.frame_map"), self.answer("memory.frame")
+        found, frame = self.map.answer, self.answer("memory.frame")
         if found is None:
             return [[(self.failure(), "error")]]
         end = found["first"] + found["count"] - 1
@@ -229,7 +232,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         """The next part of the pane."""
         self.part = (self.part + step) % len(PARTS)
         self.line = self._top = 0
-        self.redraw()
+        self.touch()
 
     def action_move(self, dx: int, dy: int) -> None:
         """Move the cursor of the part that is shown."""
@@ -244,7 +247,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
                 self.tables.collapse()
         else:
             self.line = max(0, self.line + dy)
-        self.redraw()
+        self.touch()
 
     def action_open(self) -> None:
         """Zoom in, open a table, or go to a refusal."""
@@ -254,7 +257,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
             self.tables.expand()
         elif PARTS[self.part] == "refusals" and self._refusals:
             self.post_message(self.Goto(record=self._refusals[self.line][0]))
-        self.redraw()
+        self.touch()
 
     def action_shut(self) -> None:
         """Zoom out, or close a table."""
@@ -262,12 +265,12 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
             self.map.zoom(False)
         else:
             self.tables.collapse()
-        self.redraw()
+        self.touch()
 
     def action_colour(self) -> None:
         """Frames by owner or by type."""
         self.map.by = "type" if self.map.by == "owner" else "owner"
-        self.redraw()
+        self.touch()
 
     def action_address(self) -> None:
         """Walk an address."""
@@ -275,7 +278,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         def walk(text: str | None) -> None:
             if text:
                 self.address, self.part, self.line = text.strip(), PARTS.index("walk"), 0
-                self.redraw()
+                self.touch()
 
         self.app.push_screen(Prompt("Walk: an address, a register, a symbol, with + and -", ""), walk)
 
@@ -316,7 +319,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
 
     def _moved(self) -> None:
         self.tables.reset()
-        self.redraw()
+        self.touch()
 
     def on_click(self, event: events.Click) -> None:
         """Take the focus."""

@@ -55,10 +55,11 @@ class Pane(Widget, can_focus=True):
 
     @dataclass
     class Break(Message):
-        """Set a breakpoint at a virtual address of a domain, or take away the one that is there."""
+        """Set a breakpoint at a virtual address of a domain, or take away the one that is there, by its number."""
 
         domain: int
         address: int
+        number: int | None = None
 
     @dataclass
     class RunTo(Message):

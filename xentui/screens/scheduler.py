@@ -191,12 +191,12 @@ of its domain · **A** of the scheduler · **f** follow the present
             shift = max(1, self.span // cells) * (cursor if cursor < 0 else cursor - cells + 1)
             self.end = max(self.span, min(self.end + shift, int(getattr(self.status, "time", 0))))
         self.cursor = max(0, min(cells - 1, cursor))
-        self.redraw()
+        self.touch()
 
     def action_row(self, step: int) -> None:
         """Another vCPU."""
         self.row = max(0, self.row + step)
-        self.redraw()
+        self.touch()
 
     def action_zoom(self, direction: int) -> None:
         """Show twice the time, or half of it, around the cursor."""
@@ -207,7 +207,7 @@ of its domain · **A** of the scheduler · **f** follow the present
             self.end = max(self.span, min(moment + self.span // 2, max(now, self.span)))
             start, end = self.window()
             self.cursor = max(0, min(self._cells() - 1, (moment - start) * self._cells() // max(1, end - start)))
-        self.redraw()
+        self.touch()
 
     def action_goto(self) -> None:
         """Take everything to the moment."""
@@ -218,7 +218,7 @@ of its domain · **A** of the scheduler · **f** follow the present
     def action_follow(self) -> None:
         """Show the present."""
         self.end = self.cursor = None
-        self.redraw()
+        self.touch()
 
     def action_adjust(self) -> None:
         """Change a parameter of the chosen vCPU's domain."""
@@ -258,7 +258,7 @@ of its domain · **A** of the scheduler · **f** follow the present
             if self.end is None:
                 self.end = self.window()[1]
             self.cursor = cell.x - _LABEL
-            self.redraw()
+            self.touch()
 
 
 def _label(vcpu: dict[str, Any]) -> str:

@@ -156,6 +156,13 @@ class SheetPane(Pane):
         if dirty:
             self.refresh(*dirty)
 
+    def touch(self) -> None:
+        """The pane's own wishes have changed: draw what is known already, and ask anew even while nothing runs."""
+        feed = getattr(self.app, "feed", None)
+        if feed is not None:
+            feed.changed = True
+        self.redraw()
+
     def on_resize(self, _event: events.Resize) -> None:
         """Lay out anew."""
         self._lines = []

@@ -94,11 +94,12 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
         engine = getattr(self.app, "engine", None)
-        if engine is None or status is None:
+        records = getattr(engine, "records", None)
+        if records is None or status is None:
             return
         for number, spec in enumerate(getattr(getattr(engine, "setup", None), "specs", ()), 1):
             self.model.names.setdefault(number, spec.name)  # domains that were gone before the pane was opened
-        self.show_records(engine.records, status)
+        self.show_records(records, status)
 
     def show_records(self, source: Any, status: Any) -> None:
         """Show a source of records as the engine's status has it."""

@@ -1,0 +1,345 @@
+"""How the engine's process moves its machine: in bursts, as a command of the console says.
+
+A motion is begun, and advanced burst by burst until it is over; between bursts the process looks at its messages. A
+burst leaves no trace in the machine: it goes on as if it had not been stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from xentui.engine import messages as msg
+from xentui.engine.breakpoints import ADDRESS, Breakpoint
+from xentui.engine.clock import FastClock
+from xentui.engine.conditions import BreakpointError
+from xentui.engine.machine import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from xentui.engine.machine import Machine
+
+BURST_MS = 10
+"""Host time after which a running machine looks at its messages."""
+BYTES_PER_INSTRUCTION = 4
+"""Of guest code, about: what a speed in instructions a second means in virtual time."""
+STEPPED_SPEED = 1000
+"""Instructions a second up to which they are executed one by one."""
+_SHOWN = 1 / 15
+_UNTIL = 0
+"""The number of the breakpoint that is set for one run."""
+_CALLS = ("call", "lcall", "int", "syscall", "sysenter", "rep", "repe", "repne", "loop")
+
+_WORDS = {
+    Stop.FINISHED: "no domain is left to run",
+    Stop.STARVED: "every domain waits for an event that nothing in the machine will bring",
+    Stop.TIME: "",
+    Stop.ASKED: "paused",
+    Stop.STEP: "",
+}
+
+
+class Over(NamedTuple):
+    """A motion is over: a Stop, and why in words."""
+
+    stop: str
+    why: str
+
+
+def over(stop: str, why: str = "") -> Over:
+    """The end of a motion for a reason that needs no more words than it has."""
+    return Over(stop, why or _WORDS.get(stop, stop))
+
+
+class Mover:
+    """What moves a machine. `motion` is the command at work, or None while the machine stands still."""
+
+    def __init__(self, machine: Machine, notice: Callable[[str], None]) -> None:
+        self.machine, self.notice = machine, notice
+        self.motion: Any = None
+        self.speed: float | None = None
+        self.warp = False
+        self.breakpoints: list[tuple[int, Breakpoint]] = []
+        """Those of the user, by number; they hold while the machine runs or is stepped."""
+        self.found: list[int] = []
+        """What a scan has met."""
+        self._count = 0  # instructions stepped
+        self._begun = False  # a first burst was
+        self._idle: tuple[int, float] | None = None  # virtual and host time when the machine became idle
+        self._pace = (0.0, 0)  # host time and position from which on a limited speed is measured
+        self._ways: dict[type, Callable[[Any], Over | None]] = {
+            msg.Run: self._run,
+            msg.Step: self._step,
+            msg.Travel: self._travel,
+            msg.Reach: self._reach,
+            msg.Scan: self._scan,
+        }
+        self.freeze()
+
+    # --- beginning and ending ------------------------------------------------------------------------------------
+
+    def begin(self, motion: Any) -> Over | None:
+        """Begin a motion. Over at once where its condition cannot be."""
+        self.motion, self.found, self._count, self._begun = motion, [], 0, False
+        self.reset()
+        if isinstance(self.machine.clock, FastClock) and isinstance(motion, msg.Run):
+            self.machine.clock.thaw()
+        try:
+            if isinstance(motion, msg.Run):
+                self._set(self.breakpoints, motion.until)
+            elif isinstance(motion, msg.Step):
+                self._set(self.breakpoints, self._behind_call(motion) if motion.over else None)
+            elif isinstance(motion, msg.Scan):
+                until = motion.until
+                self._set([], until._replace(temporary=False, ignore=0) if until is not None else None)
+            else:
+                self._set([], None)
+        except BreakpointError as error:
+            return Over(Stop.ASKED, str(error))
+        return None
+
+    def end(self) -> None:
+        """The machine stands still from now on."""
+        self.motion = self._idle = None
+        self.freeze()
+
+    def freeze(self) -> None:
+        """In the fast pace: let time stand still."""
+        if isinstance(self.machine.clock, FastClock):
+            self.machine.clock.freeze()
+
+    def reset(self) -> None:
+        """Speed and idle time are measured from now on."""
+        self._idle = None
+        self._pace = (time.monotonic(), self.machine.position)
+
+    def advance(self) -> Over | None:
+        """One burst of the motion; how it ended, if it did."""
+        ended = self._ways[type(self.motion)](self.motion)
+        self._begun = True
+        return ended
+
+    def _burst(self, until_position: int | None = None) -> str:
+        """Let the machine run for a while."""
+        return self.machine.run(until_position=until_position, host_ms=BURST_MS, go_on=self._begun)
+
+    @staticmethod
+    def _rounds() -> Iterator[None]:
+        """Goes round until it is time to look at the messages."""
+        end = time.monotonic() + BURST_MS / 1000
+        while time.monotonic() < end:
+            yield
+
+    # --- breakpoints ---------------------------------------------------------------------------------------------
+
+    def set_breakpoints(self, breakpoints: list[tuple[int, Breakpoint]]) -> None:
+        """These are the user's from now on."""
+        self.breakpoints = breakpoints
+        if isinstance(self.motion, (msg.Run, msg.Step)):
+            self._set(breakpoints, self.motion.until if isinstance(self.motion, msg.Run) else None)
+
+    def _set(self, breakpoints: list[tuple[int, Breakpoint]], until: Breakpoint | None) -> None:
+        """Let these hold, and one for this motion. One of the user's that cannot be set (now) is told. Raises
+        BreakpointError for that of the motion."""
+        if not breakpoints and until is None and "breakpoints" not in vars(self.machine):
+            return
+        machine = self.machine
+        machine.breakpoints.replace([(number, point) for number, point, _ in machine.breakpoints if number != _UNTIL])
+        machine.breakpoints.replace(
+            [(number, point) for number, point, _ in machine.breakpoints if (number, point) in breakpoints]
+        )
+        there = {number for number, _, _ in machine.breakpoints}
+        for number, point in breakpoints:
+            if number not in there:
+                try:
+                    machine.breakpoints.add(point, number)
+                except BreakpointError as error:
+                    self.notice(f"breakpoint {number} is not set: {error}")
+        if until is not None:
+            machine.breakpoints.add(until, _UNTIL)
+
+    def _behind_call(self, motion: msg.Step) -> Breakpoint | None:
+        """Where to stop if the current instruction calls something: behind it, back on the same stack."""
+        from xentui.engine.views import ViewError, cpu
+
+        vcpu = self.machine.current
+        if vcpu is None or motion.instructions != 1:
+            return None
+        try:
+            code = cpu.code(self.machine, vcpu.domain.id, vcpu.id, before=0, after=2)
+        except ViewError:
+            return None
+        if len(code) < 2 or code[0]["text"].split()[0] not in _CALLS:
+            return None
+        wide = vcpu.width == 64
+        stack = cpu.registers(self.machine, vcpu.domain.id, vcpu.id)["registers"]["rsp" if wide else "esp"]
+        condition = f"{'rsp' if wide else 'esp'} >= {stack:#x}"
+        return Breakpoint(ADDRESS, f"{code[1]['address']:#x}", vcpu.domain.name, vcpu.id, condition, temporary=True)
+
+    def _stopped(self) -> Over:
+        """A breakpoint was hit."""
+        stopped = self.machine.stopped
+        return Over(Stop.BREAKPOINT, stopped.text if stopped is not None else "a breakpoint")
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    def _run(self, _motion: msg.Run) -> Over | None:
+        if not self.pass_idle_time():
+            return None
+        machine = self.machine
+        machine.hold_idle = not self.warp
+        if self.speed is not None and self.speed <= STEPPED_SPEED and machine.processor.counts_code:
+            return self._run_slowly(self.speed)
+        goal = None if self.speed is None else self._allowed(self.speed * BYTES_PER_INSTRUCTION)
+        if goal is not None and goal <= machine.position:
+            return None
+        stop = self._burst(goal)
+        if stop == Stop.IDLE:
+            self._idle = (machine.now(), time.monotonic())
+            return None
+        if stop == Stop.BREAKPOINT:
+            return self._stopped()
+        return None if stop in (Stop.ASKED, Stop.TIME) else over(stop)
+
+    def _allowed(self, rate: float) -> int:
+        """What a rate a second allows now, from where it was begun."""
+        host, position = self._pace
+        return position + int((time.monotonic() - host) * rate)
+
+    def _run_slowly(self, speed: float) -> Over | None:
+        """Execute the instructions that are due, one by one."""
+        host, _ = self._pace
+        machine = self.machine
+        for _ in self._rounds():
+            if self._count >= (time.monotonic() - host) * speed:
+                return None
+            if self.warp or machine.idle_since is None:
+                machine.hold_idle = False
+            stop = machine.step()
+            self._count += 1
+            if stop == Stop.BREAKPOINT:
+                return self._stopped()
+            if stop not in (Stop.STEP, Stop.ASKED):
+                return over(stop)
+        return None
+
+    def pass_idle_time(self) -> bool:
+        """Let the machine's time go on with the host's while it is idle; is the idle time over?"""
+        if self._idle is None:
+            return True
+        virtual, host = self._idle
+        now = virtual + int((time.monotonic() - host) * 1e9)
+        due = self.machine.idle_until()
+        if due is not None and now >= due:
+            self.machine.idle_to(due)
+            self.reset()
+            return True
+        self.machine.idle_to(now)
+        return False
+
+    def patience(self) -> float | None:
+        """Seconds to wait for a message before the machine goes on; None: until there is one."""
+        if self.motion is None:
+            return None
+        if self._idle is not None:
+            due = self.machine.idle_until()
+            if due is None:
+                return _SHOWN
+            virtual, host = self._idle
+            return min(_SHOWN, max(0.0, host + (due - virtual) / 1e9 - time.monotonic()))
+        if self.speed is None or not isinstance(self.motion, msg.Run):
+            return 0
+        host, _ = self._pace
+        if self.speed > STEPPED_SPEED:
+            return 1 / 60
+        return min(_SHOWN, max(0.0, host + self._count / self.speed - time.monotonic()))
+
+    # --- stepping and travelling -----------------------------------------------------------------------------------
+
+    def _step(self, motion: msg.Step) -> Over | None:
+        if not self.machine.processor.counts_code:
+            return Over(Stop.ASKED, "only the exact pace can be stepped")
+        if motion.over and any(number == _UNTIL for number, _, _ in self.machine.breakpoints):
+            self.machine.hold_idle = False
+            stop = self._burst()
+            if stop == Stop.ASKED:
+                return None
+            return self._stopped() if stop == Stop.BREAKPOINT else over(stop)
+        for _ in self._rounds():
+            if self._count >= motion.instructions:
+                return over(Stop.STEP)
+            self.machine.hold_idle = False
+            stop = self.machine.step()
+            if stop == Stop.BREAKPOINT:
+                return self._stopped()
+            if stop not in (Stop.STEP, Stop.ASKED):
+                return over(stop)
+            self._count += stop == Stop.STEP
+        return None
+
+    def _travel(self, motion: msg.Travel) -> Over | None:
+        machine = self.machine
+        if machine.position < motion.position:
+            machine.hold_idle = False
+            stop = self._burst(motion.position)
+            if stop != Stop.TIME:
+                return None if stop == Stop.ASKED else over(stop)
+        for _ in self._rounds():
+            if machine.trace.head >= motion.records:
+                return over(Stop.TIME)
+            ended = self._next_boundary()
+            if ended is not None:
+                return over(ended)
+        return None
+
+    def _reach(self, motion: msg.Reach) -> Over | None:
+        self.machine.hold_idle = False
+        stop = self._burst()
+        return over(stop) if stop != Stop.ASKED or self.machine.trace.head >= motion.records else None
+
+    def _next_boundary(self, grain: int = 1) -> str | None:
+        """Run to the next place where a run can stop: behind an instruction, a context switch, or idle time.
+
+        A Stop if there is none.
+        """
+        machine = self.machine
+        machine.hold_idle = True
+        stop = machine.run(until_position=machine.position + grain)
+        if stop == Stop.IDLE:
+            due = machine.idle_until()
+            if due is None:
+                return Stop.STARVED
+            machine.hold_idle = False
+            stop = machine.run(until_position=2 * due)
+        return None if stop == Stop.TIME else stop
+
+    def _scan(self, motion: msg.Scan) -> Over | None:
+        if motion.until is not None:
+            return self._scan_for_condition(motion)
+        machine = self.machine
+        for _ in self._rounds():
+            if machine.position >= motion.position:
+                return over(Stop.TIME)
+            since = machine.idle_since
+            if since is None or since == machine.now():  # a moment within idle time is no boundary
+                self.found.append(machine.position)
+            ended = self._next_boundary(motion.grain)
+            if ended is not None:
+                return over(ended)
+        return None
+
+    def _scan_for_condition(self, motion: msg.Scan) -> Over | None:
+        """The last place before the goal where the condition held."""
+        machine = self.machine
+        machine.hold_idle = False
+        for _ in self._rounds():
+            stop = self._burst(motion.position)
+            self._begun = True
+            if stop != Stop.BREAKPOINT:
+                return None if stop == Stop.ASKED else over(stop)
+            if machine.position >= motion.position:
+                return over(Stop.TIME)
+            self.found = [machine.position]
+            self._begun = False  # the next run begins at this place, which does not count again
+        return None
