@@ -16,7 +16,6 @@ from xentui.engine.views import ViewError
 from xentui.engine.views.find import INDEX, address_of, translate
 from xentui.engine.x86 import state as s
 from xentui.engine.x86.paging import FRAME_MASK, PRESENT, PSE, RW
-from xentui.engine.x86.state import State
 from xentui.engine.xen import mm, refusals, schedule, time, unchecked
 from xentui.engine.xen.abi.grant_table import GTF_type_mask
 from xentui.engine.xen.abi.layout import Layout

@@ -65,7 +65,8 @@ def write_register(vcpu: Vcpu, name: str, value: int) -> None:
 
 def write_memory(vcpu: Vcpu, address: int, data: bytes) -> None:
     """Write to the guest's memory through its page tables, read-only pages too. Raises PokeError; all or nothing."""
-    frames, places = vcpu.hv.frames, []
+    frames = vcpu.hv.frames
+    places: list[int] = []
     for done in range(len(data)):
         offset = places[-1] + 1 if places and (address + done) & 0xFFF else translate(vcpu, address + done)[0]
         if offset < 0:

@@ -69,6 +69,8 @@ class EngineDebuggee:
 
     def hit(self) -> tuple[str, int]:
         """Which of this domain's watchpoints stopped the machine: its kind and address; empty: none."""
+        if self.engine.status.stop != Stop.BREAKPOINT:
+            return "", 0
         found = self.engine.look("debug.stopped")
         for (kind, address, _), number in self._points.items():
             if found is not None and number == found["number"] and kind != "break":
@@ -112,7 +114,7 @@ class EngineDebuggee:
 
     def run_back(self) -> None:
         self._steps_back_of = None
-        self.engine.run_back([self.engine.breakpoints[number] for number in self._points.values()])
+        self.engine.run_back()
 
     def step(self, vcpu: int) -> None:
         domain = self.domain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xentui.engine.views.find import GENERAL, flags_of, peek, register, state_of, vcpu_of
+from xentui.engine.views.find import GENERAL, peek, register, state_of, vcpu_of
 from xentui.engine.x86 import state as s
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def registers(machine: Machine, domain: int, vcpu: int = 0) -> dict[str, int]:
     wide = who.width == 64
     names = (*GENERAL, "rip") if wide else tuple("e" + name[1:] for name in (*GENERAL[:8], "rip"))
     found = {name: register(state, name) or 0 for name in names}
-    found["eflags"] = flags_of(state)
+    found["eflags"] = who.processor.flags_of(state)
     found |= {name: state.i[which] & 0xFFFF for name, which in _SEGMENTS}
     if wide:
         found |= {"fs_base": state.q[s.FS_BASE], "gs_base": state.q[s.GS_BASE]}
