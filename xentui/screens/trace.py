@@ -85,7 +85,6 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
         self.summary: Summary | None = None
         self._keys: list[Any] = []
         self._strips: list[Strip] = []
-        self._decoded: dict[Any, Line] = {}
         self._widest = (0, 1)
         self._busy = False
         self._said = ""
@@ -103,10 +102,7 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
 
     def show_records(self, source: Any, status: Any) -> None:
         """Show a source of records as the engine's status has it."""
-        branch = self.model._branch
         self.model.update(source, status)
-        if branch != self.model._branch:
-            self._decoded.clear()
         self._work()
 
     def _work(self) -> None:
@@ -316,7 +312,6 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
 
     def on_resize(self, _event: events.Resize) -> None:
         """Lay out anew."""
-        self._decoded.clear()
         self._keys = []
         self._work()
         self.redraw()
