@@ -263,6 +263,18 @@ async def test_mouse_selects_goes_and_scrolls() -> None:
 
 
 @piloted
+async def test_another_theme_is_another_look_and_the_same_text() -> None:
+    async with shown(FakeRecords(made(100)), now=80) as (pane, pilot):
+        before, text = [strip._segments for strip in pane._strips], pane.text()
+        pilot.app.theme = "textual-light"
+        await pilot.pause()
+        await pilot.pause()
+        assert pane.text() == text
+        for old, new in zip(before, pane._strips, strict=True):
+            assert old != new._segments
+
+
+@piloted
 async def test_copy() -> None:
     async with shown(FakeRecords(made(100))) as (_, pilot):
         await pilot.press("ctrl+home", "down", "down", "y")

@@ -316,6 +316,12 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
         self._work()
         self.redraw()
 
+    def notify_style_update(self) -> None:
+        """Another theme has other colours."""
+        super().notify_style_update()
+        if self.is_attached:
+            self.redraw()
+
     def redraw(self) -> None:
         """Make the lines; paint those that differ."""
         width, height = self.content_size
@@ -329,7 +335,7 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
 
     def _sheet(self, width: int, height: int) -> tuple[list[Any], list[Strip]]:
         """A key that says what each row shows, and the row; rows that show the same are taken over."""
-        dark, base = self.app.current_theme.dark, self.rich_style
+        dark, base, look = self.app.current_theme.dark, self.rich_style, self.app.theme
         known = dict(zip(self._keys, self._strips, strict=False))
         keys: list[Any] = []
         strips: list[Strip] = []
@@ -344,23 +350,23 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
             runs = None
             numbers, lines = self._list(width)
         header = self._header(width)
-        add(("header", header, width, dark), partial(runs_strip, [header], width, base, dark))
+        add(("header", header, width, look), partial(runs_strip, [header], width, base, dark))
         if runs is not None:
             for row in runs[: height - 1]:
-                add((tuple(row), width, dark), partial(runs_strip, row, width, base, dark))
+                add((tuple(row), width, look), partial(runs_strip, row, width, base, dark))
         else:
             size = len(self.model.list) if self.model.list is not None else 0
             bar = scroll_bar(size, len(lines), self.model.top)
             for y, (number, made) in enumerate(zip(numbers, lines, strict=True)):
                 ahead, selected = number >= self.model.now, number == self.model.cursor
-                key = ("record", number, made, ahead, selected, bar[y], width, dark)
+                key = ("record", number, made, ahead, selected, bar[y], width, look)
                 add(key, partial(line_strip, made, ahead, selected, bar[y], width, base, dark))
             for y in range(len(lines), self.rows_height):
-                add(("blank", y, width), partial(Strip.blank, width, base))
+                add(("blank", y, width, look), partial(Strip.blank, width, base))
             for y, row in enumerate(self._detail(width, height)):
-                add((y, tuple(row), width, dark), partial(runs_strip, row, width, base, dark))
+                add((y, tuple(row), width, look), partial(runs_strip, row, width, base, dark))
         while len(strips) < height:
-            add(("end", len(strips), width), partial(Strip.blank, width, base))
+            add(("end", len(strips), width, look), partial(Strip.blank, width, base))
         return keys, strips
 
     def _list(self, width: int) -> tuple[list[int], list[Line]]:
