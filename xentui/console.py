@@ -60,11 +60,11 @@ def replay(path: str) -> int:
     except RecordingError as error:
         print(f"xentui: {error}", file=sys.stderr)
         return EXIT_USAGE
-    return _show(setup, run=False)
+    return _show(setup, run=False, recording=path)
 
 
-def _show(setup: Setup, run: bool) -> int:
-    """Start the engine and the console on it; `run`: the guests go at once."""
+def _show(setup: Setup, run: bool, recording: str | None = None) -> int:
+    """Start the engine and the console on it; `run`: the guests go at once; `recording`: where its marks are kept."""
     problem = problem_with_terminal()
     if problem:
         print(f"xentui: {problem}", file=sys.stderr)
@@ -75,6 +75,8 @@ def _show(setup: Setup, run: bool) -> int:
         from xentui.app import XentuiApp
 
         app = XentuiApp(engine, run=run)
+        if recording is not None:
+            app.control.marks.load(recording)
         app.run()
     if engine.failure is not None:
         print(f"xentui: {engine.failure.text}", file=sys.stderr)
