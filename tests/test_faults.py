@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.command import record
+from tests.command import ROOT, record
 from xentui.cli import run as command
 from xentui.config import resolve_guest
 from xentui.engine.actions import Action
@@ -65,6 +65,11 @@ def test_every_fault_has_a_text_a_sentence_and_a_number_of_its_own() -> None:
         injection = parse(text, NAMES)
         assert injection.kind.number == number
         assert "{" not in injection.sentence and injection.values["domain"] in injection.sentence
+
+
+def test_every_fault_is_in_the_documentation() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text()
+    assert [kind.form for kind in CATALOGUE if f"`{' '.join(kind.required)}" not in text] == []
 
 
 def test_sentences() -> None:
