@@ -32,22 +32,9 @@ def problem_with_terminal() -> str:
 
 def show(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
     """Run the guests under the console until the user leaves; the exit status."""
-    from xentui.engine.messages import Setup
+    from xentui.record import make_setup
 
-    typist = None
-    if options.input:
-        typist = (options.input, options.prompt.pattern if options.prompt else None)
-    return _show(
-        Setup(
-            specs,
-            pace=options.pace,
-            seed=options.seed,
-            direct_traps=not options.no_direct_trap,
-            scheduler=options.sched,
-            typist=typist,
-        ),
-        run=True,
-    )
+    return _show(make_setup(options, specs), run=True)
 
 
 def replay(path: str) -> int:

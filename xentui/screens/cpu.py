@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding
 
 from xentui.engine.views import Query
 from xentui.screens.prompt import Prompt
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, length, wrapped
-
-if TYPE_CHECKING:
-    from textual import events
 
 WIDE = 118
 _SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs")
@@ -66,6 +63,8 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         self.side = "stack"
         self.cursor: int | None = None
         """Address of the line that the cursor is on; None: RIP."""
+        self._shown: list[int] = []
+        """Addresses of the lines of code as they are drawn."""
         self._place: tuple[Any, ...] = ()
         self._now: dict[str, Any] | None = None
         self._before: dict[str, Any] | None = None
@@ -115,6 +114,7 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         lines = [self._title(now, width), *self._registers(now, width), *self._state(now, width)]
         left = height - len(lines)
         digits = now["width"] // 4
+        self.spot(0, len(lines) + 1, digits + 36, left, self._choose)
         if width >= WIDE:
             below = min(12, left // 3)
             blocks = left - below
@@ -195,12 +195,15 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         cursor = self._cursor_row(code)
         top = max(0, min(cursor - rows // 3, len(code) - rows))
         lines: list[Line] = []
+        self._shown = []
         for index, row in enumerate(code[top:], top):
             if len(lines) >= rows:
                 break
             name = row["symbol"].partition("+")[0]
             if name and (index == top or name != code[index - 1]["symbol"].partition("+")[0]):
                 lines.append([(f"  {row['symbol'] if index == top else name}:", "yellow")])
+                self._shown.append(row["address"])
+            self._shown.append(row["address"])
             marker = "●" if row["breakpoint"] else " "
             arrow = "▶" if row["current"] else " "
             style = "now" if row["current"] else "cursor" if index == cursor else ""
@@ -290,6 +293,10 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
             self.code_at = self.cursor = code[0 if row < 0 else -1]["address"]
         self.touch()
 
+    def _choose(self, _x: int, y: int) -> None:
+        if y < len(self._shown):
+            self.cursor = self._shown[y]
+
     def action_to_rip(self) -> None:
         """Back to RIP."""
         self.code_at = self.cursor = None
@@ -368,11 +375,6 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
     def _moved(self) -> None:
         self.code_at = self.cursor = None
         self.touch()
-
-    def on_click(self, event: events.Click) -> None:
-        """Take the focus."""
-        self.focus()
-        event.stop()
 
 
 def _hex(value: int, digits: int, changed: bool) -> Line:

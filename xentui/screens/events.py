@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding
 
@@ -10,9 +10,6 @@ from xentui.engine.trace_decode import seconds
 from xentui.engine.views import Query
 from xentui.screens.port_history import PortEvent, port_history
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, window, wrapped
-
-if TYPE_CHECKING:
-    from textual import events
 
 _BESIDE = 56
 """Cells that the details need beside the bitmap."""
@@ -126,6 +123,7 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         overview = words // 2 + 1 if side and left > words // 2 + 10 else 0
         rows = max(2, min(words, left - overview if side else left // 3))
         bitmap = [self._ruler(bits), *self._words(bits, ports, rows)]
+        self.spot(_LABEL, len(lines) + 1, bits["width"], rows, self._choose)
         if not side:
             return [*lines, *bitmap, *self._details(bits, ports, width)]
         if overview and rows < words:
@@ -237,6 +235,11 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         self.port = max(0, min(self._ports() - 1, self.port + step))
         self.touch()
 
+    def _choose(self, bit: int, row: int) -> None:
+        bits = self.answer("events.bitmaps")
+        if bits:
+            self.port = min(bits["ports"] - 1, (self._top + row) * bits["width"] + bit)
+
     def action_word(self, step: int) -> None:
         """The same bit of another word."""
         bits = self.answer("events.bitmaps")
@@ -282,11 +285,6 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         """Show whoever has the processor."""
         self.domain = None
         self.touch()
-
-    def on_click(self, event: events.Click) -> None:
-        """Take the focus."""
-        self.focus()
-        event.stop()
 
 
 def _merged(line: Line) -> Line:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding
 
@@ -16,9 +16,6 @@ from xentui.screens.memory_map import FrameMap
 from xentui.screens.page_tables import PageTableTree
 from xentui.screens.prompt import Prompt
 from xentui.screens.sheet import Line, SheetPane, fit, heading, window, wrapped
-
-if TYPE_CHECKING:
-    from textual import events
 
 PARTS = ("frames", "page tables", "walk", "refusals")
 _REACH = 1 << 18
@@ -136,10 +133,16 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         for number, name in enumerate(PARTS):
             tabs += [(f" {name} ", "now" if number == self.part else "dim"), (" ", "")]
         lines = [fit(tabs, width)]
+        place = 0
+        for number, name in enumerate(PARTS):
+            self.spot(place, 0, len(name) + 2, 1, lambda _x, _y, number=number: self._show_part(number))
+            place += len(name) + 3
         if self._audit is not None:
             good = "the frame table is what the page tables say"
             lines.append([("audit: ", "label"), (self._audit[0], "red") if self._audit else (good, "green")])
         rows = height - len(lines)
+        if PARTS[self.part] == "frames":
+            self.spot(0, len(lines) + 1, width, self.map.rows, self.map.choose)
         part = (self._draw_frames, self._draw_tables, self._draw_walk, self._draw_refusals)[self.part]
         return [*lines, *part(width, rows)]
 
@@ -228,10 +231,13 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
+    def _show_part(self, number: int) -> None:
+        self.part = number
+        self.line = self._top = 0
+
     def action_part(self, step: int) -> None:
         """The next part of the pane."""
-        self.part = (self.part + step) % len(PARTS)
-        self.line = self._top = 0
+        self._show_part((self.part + step) % len(PARTS))
         self.touch()
 
     def action_move(self, dx: int, dy: int) -> None:
@@ -320,11 +326,6 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
     def _moved(self) -> None:
         self.tables.reset()
         self.touch()
-
-    def on_click(self, event: events.Click) -> None:
-        """Take the focus."""
-        self.focus()
-        event.stop()
 
 
 def _explain(record: Record, width: int) -> list[Line]:

@@ -74,6 +74,12 @@ class FrameMap:
             if 0 <= cell < len(self.answer["cells"]):
                 self.cell = cell
 
+    def choose(self, x: int, y: int) -> None:
+        """The upper cell of a character."""
+        cell = 2 * y * self.width + x
+        if self.answer is not None and cell < len(self.answer["cells"]):
+            self.cell = cell
+
     def zoom(self, into: bool) -> None:
         """Show an eighth of what is shown, around the cursor; or all again."""
         if self.answer is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding
 
@@ -10,9 +10,6 @@ from xentui.engine.views import Query
 from xentui.screens.prompt import Prompt
 from xentui.screens.ring_drawing import bar, circle, legend
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, wrapped
-
-if TYPE_CHECKING:
-    from textual import events
 
 _CIRCLE_ROWS, _CIRCLE_CELLS = 13, 56
 """The least room for a circle."""
@@ -169,11 +166,6 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         found = self.answer("rings.ring")
         if found is not None:
             self.post_message(self.WhoWrote(("ring", found["domain"], found["name"], found["rings"][0]["name"])))
-
-    def on_click(self, event: events.Click) -> None:
-        """Take the focus."""
-        self.focus()
-        event.stop()
 
 
 def _messages(part: dict[str, Any], width: int, rows: int) -> list[Line]:

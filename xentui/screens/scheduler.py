@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding
 
@@ -13,9 +13,6 @@ from xentui.engine.views import Query
 from xentui.screens.gantt import NOBODY, History, Share
 from xentui.screens.prompt import Prompt
 from xentui.screens.sheet import Line, SheetPane, fit, heading, window, wrapped
-
-if TYPE_CHECKING:
-    from textual import events
 
 _LABEL, _PERCENT = 17, 6
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -112,6 +109,7 @@ of its domain · **A** of the scheduler · **f** follow the present
         ]
         rows = max(2, min(len(vcpus), (height - 5) // 2))
         self._top = window(len(vcpus), rows, self.row, self._top)
+        self.spot(_LABEL, len(lines), self._cells(), rows, self._choose)
         for index, vcpu in enumerate(vcpus[self._top : self._top + rows], self._top):
             lines.append(self._strip(vcpu, index, start, end, width))
         lines.append(self._axis(start, end, width))
@@ -249,16 +247,10 @@ of its domain · **A** of the scheduler · **f** follow the present
         first = next(iter(known.items()), ("", 0))
         self.app.push_screen(Prompt(question, f"{first[0]} {first[1]}", [f"{name} " for name in known], check), take)
 
-    def on_click(self, event: events.Click) -> None:
-        """A click on a strip chooses the moment."""
-        self.focus()
-        event.stop()
-        cell = event.get_content_offset(self)
-        if cell is not None and 0 <= cell.x - _LABEL < self._cells():
-            if self.end is None:
-                self.end = self.window()[1]
-            self.cursor = cell.x - _LABEL
-            self.touch()
+    def _choose(self, x: int, y: int) -> None:
+        if self.end is None:
+            self.end = self.window()[1]
+        self.cursor, self.row = x, self._top + y
 
 
 def _label(vcpu: dict[str, Any]) -> str:
