@@ -182,7 +182,7 @@ class XentuiApp(App[None], inherit_bindings=False):
         if usage == "PANE":
             return list(catalogue.ENTRIES)
         if usage in ("CONDITION", "NAME"):
-            kinds = list(conditions.KINDS) if usage == "CONDITION" and not done else []
+            kinds = [*conditions.WORDS, *conditions.OTHERS] if usage == "CONDITION" and not done else []
             if usage == "NAME" or done == ["hypercall"]:
                 from xentui.engine.xen.abi.hypercalls import NAMES
 

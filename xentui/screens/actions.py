@@ -75,7 +75,7 @@ TABLE: tuple[Command, ...] = (
     Command("faster", _keys("+ ="), RUN, "run faster", "slower"),
     Command("slower", _keys("-"), RUN, "run slower", "faster"),
     Command("speed", (), RUN, "set the speed in instructions a second", "", "NUMBER|full"),
-    Command("warp", _keys("W"), RUN, "skip idle time, or let it pass as on the wall clock"),
+    Command("warp", _keys("I"), RUN, "skip idle time, or let it pass as on the wall clock"),
     Command("inject", _keys("i"), MACHINE, "break something", "", "[AT:]FAULT", True),
     Command("type", _keys("t"), CONSOLE, "type into a domain's console", "", "[DOMAIN]"),
     Command("create", (), MACHINE, "create a domain", "", "GUEST"),
