@@ -136,7 +136,7 @@ class Tour:
     def _pause(self) -> Generator[None, None, None]:
         if self.engine.status.running:
             self.engine.pause()
-        yield
+            yield
 
     def _forwards(self) -> Generator[None, None, None]:
         yield from self._pause()
