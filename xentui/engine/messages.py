@@ -264,12 +264,14 @@ class Reach(NamedTuple):
 
 class Scan(NamedTuple):
     """Run at full speed to a position and say what was met before it: boundaries between instructions at least `grain`
-    half nanoseconds apart, or, with a condition, the last place where that held."""
+    half nanoseconds apart; or, with a condition, the last place where that held; or, with a register (domain, vCPU,
+    name), the last boundary behind which it had changed."""
 
     serial: int
     position: int
     grain: int = 1
     until: Any = None
+    register: tuple[int, int, str] | None = None
 
 
 class Act(NamedTuple):
