@@ -16,11 +16,13 @@ from xentui.config import GuestSpec, resolve_guest
 from xentui.engine import messages
 from xentui.engine.actions import Action
 from xentui.engine.machine import Machine, Stop
-from xentui.engine.trace import Kind
+from xentui.engine.record_window import RecordWindow
+from xentui.engine.trace import Kind, TraceRing
 from xentui.engine.views import Query, ViewError, look
 
 SLICE = 2_000_000
 """Virtual nanoseconds that a look at the engine lets it run."""
+RECORDS = 1 << 16
 PAUSE = 0.01
 """Host seconds between two looks at a running machine: the tests' keys come in between."""
 
@@ -80,7 +82,10 @@ class FakeEngine:
     def _build(self) -> None:
         self._quiet = False
         self._counted, self._counts = 0, {}
-        self.machine = Machine(sum(max(spec.memory, spec.maxmem) for spec in self.specs))
+        buffer = memoryview(bytearray(TraceRing.size_of(RECORDS)))
+        memory = sum(max(spec.memory, spec.maxmem) for spec in self.specs)
+        self.machine = Machine(memory, trace_records=RECORDS, trace_buffer=buffer)
+        self.records = RecordWindow(buffer, RECORDS)
         self.machine.hv.on_log = self._logged
         self.machine.toolstack.on_output = self._output
         self.machine.toolstack.on_end = self._ended
@@ -117,6 +122,7 @@ class FakeEngine:
         machine = self.machine
         vcpu = machine._current
         self._count()
+        self.records.written(machine.trace.head)
         return messages.Status(
             position=machine.now() * 2,
             time=machine.now(),
@@ -254,6 +260,13 @@ class FakeEngine:
     def step_over(self) -> None:
         self.calls.append(("step_over",))
         self.step()
+
+    def add_breakpoint(self, point: Any) -> int:
+        self.breakpoints[number := len(self.breakpoints) + 1] = point
+        return number
+
+    def remove_breakpoint(self, number: int) -> None:
+        del self.breakpoints[number]
 
     def set_speed(self, speed: float | None) -> None:
         self.speed = speed

@@ -12,6 +12,8 @@ from textual.pilot import Pilot
 from tests.fakes_console import FakeEngine
 from xentui.app import XentuiApp
 from xentui.screens import layout, remembered
+from xentui.screens.actions import TABLE
+from xentui.screens.arrange import Arrange
 from xentui.screens.dialogs import Choice, Help, Jump, Question
 
 SIZES = ((80, 24), (120, 40), (200, 60))
@@ -83,6 +85,7 @@ def drive() -> Iterator[Callable[..., None]]:
 
         async def main() -> None:
             app = XentuiApp(engine)
+            app.feed.strict = True
             async with app.run_test(size=size) as pilot:
                 await steps(Console(app, pilot))
 
@@ -108,7 +111,8 @@ def test_it_opens_alive(drive: Callable[..., None], size: tuple[int, int]) -> No
     """Both domains run, the first one's console is seen, and the last line says what to press."""
 
     async def steps(console: Console) -> None:
-        await console.shows("Hello from hello32, a 32-bit paravirtualized guest in ring 1.")
+        await console.shows('Type "help".')
+        await console.pilot.pause()
         lines = console.text.splitlines()
         assert len(lines) == size[1] and max(map(len, lines)) <= size[0]
         assert any(line.startswith(" 1 hello32") for line in lines)
@@ -181,6 +185,47 @@ def test_going_back_shows_what_was_printed_then(drive: Callable[..., None]) -> N
         await console.until(lambda: "Hello from" not in console.text)
         await console.press("l")
         await console.shows("Hello from hello32")
+
+    drive(steps)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [("h", "hypercall"), ("x", "crossing"), ("e", "upcall"), ("w", "switch"), ("r", "refusal")],
+)
+def test_run_to_and_the_same_back_on_the_shifted_key(drive: Callable[..., None], key: str, text: str) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("z", key, key.upper())
+        ahead, back = console.engine.calls[-2:]
+        assert (ahead[0], back[0]) == ("run", "run_back")
+        assert ahead[1] == back[1] and ahead[1].describe() == text
+
+    drive(steps)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("hypercall mmu_update", "hypercall mmu_update"),
+        ("0xc0001000", "break 0xc0001000"),
+        ("watch 0xc0001000 8 if rax == 5", "watch 0xc0001000 8 if rax == 5"),
+        ("main", "break main"),
+        ("page_fault and time > 20ms", "page_fault and time > 20ms"),
+    ],
+)
+def test_breakpoints(drive: Callable[..., None], line: str, text: str) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press(":")
+        await console.type(f"break {line}")
+        await console.told(f"breakpoint 1: {text}")
+        await console.press("C")
+        assert console.engine.calls[-1][1].describe() == text
+        await console.press(":")
+        await console.type("delete 1")
+        await console.press("B")
+        await console.told("no breakpoint is set")
 
     drive(steps)
 
@@ -299,6 +344,8 @@ def test_commands_are_completed_and_obeyed(drive: Callable[..., None]) -> None:
         ("delete 9", "there is no breakpoint 9"),
         ("create helo", "helo: unknown guest"),
         ("split nonsense", "there is no pane 'nonsense'"),
+        ("break nonsense and", "nonsense"),
+        ("run-back", "no breakpoint is set to run back to"),
         ("branch 7", "there is no branch 7"),
         ("screenshot /nonexistent/a.svg", "No such file"),
     ],
@@ -311,6 +358,15 @@ def test_what_cannot_be_done_is_said(drive: Callable[..., None], line: str, word
         await console.told(words)
 
     drive(steps)
+
+
+def test_every_key_has_one_meaning_and_every_command_is_there() -> None:
+    keys = [key for command in TABLE for key in command.keys]
+    assert len(set(keys)) == len(keys)
+    for command in TABLE:
+        method = f"do_{command.name.replace('-', '_')}"
+        assert command.name.startswith("pane-") or hasattr(Arrange, method), method
+        assert not command.reverse or command.reverse in {other.name for other in TABLE}
 
 
 def test_keys_can_be_changed(drive: Callable[..., None], own_folder: Path) -> None:

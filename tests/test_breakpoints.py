@@ -90,6 +90,19 @@ def test_the_instruction_is_the_one_that_stepping_comes_to(hello: Machine) -> No
             assert other.position == position and other.current is not None and other.current.q[RIP] == address
 
 
+def test_steps_before_a_breakpoint_do_not_hide_it(hello: Machine) -> None:
+    """What is translated behind a single step has its breakpoints."""
+    (position,) = run_into(hello, "break print", 1)
+    for steps in range(1, 9):
+        with start("hello64") as other:
+            other.breakpoints.add(Breakpoint.parse("break print"))
+            other.run(until_position=position - 40)
+            for _ in range(steps):
+                assert other.step() == Stop.STEP and other.position < position
+            assert other.run(LIMIT) == Stop.BREAKPOINT
+            assert other.position == position
+
+
 def test_condition_ignore_temporary(hello: Machine) -> None:
     positions = run_into(hello, "break print", 6)
     with start("hello64") as other:

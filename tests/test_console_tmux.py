@@ -44,7 +44,6 @@ class Console:
     def __init__(self, tmux: Tmux, folder: Path, *arguments: str, size: tuple[int, int] = (100, 40), **more: str):
         self.tmux, self.mark = tmux, f"xentui-test-{folder.name}-{os.getpid()}"
         environment = {"PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(folder), "XENTUI_TEST": self.mark, **more}
-        tmux.run("start-server")
         shell = f"{sys.executable} -m xentui {' '.join(arguments)}; echo status $?; cat"
         tmux.start("sh", "-c", shell, size=size, **environment)
 
@@ -52,6 +51,12 @@ class Console:
     def python(self) -> list[int]:
         """Processes of the console's and the engine's that live."""
         return [pid for pid in processes(self.mark) if b"python" in _command(pid)]
+
+    def command(self, line: str) -> None:
+        """A command by name."""
+        self.tmux.keys(":")
+        self.tmux.type(line)
+        self.tmux.keys("Enter")
 
     def time(self) -> float:
         """The virtual time that the status bar tells, in seconds."""
@@ -83,20 +88,23 @@ def test_open_type_pause_step_back_and_quit(tmux: Tmux, tmp_path: Path) -> None:
     tmux.keys("Space")
     tmux.shows("■ paused")
     at = console.time()
-    tmux.keys("S")
-    tmux.shows("◀ in the past")
-    tmux.until(lambda: console.time() < at)
-    tmux.keys("s")
-    tmux.shows("■ paused")
-    tmux.keys("g")
-    tmux.type("100us")
-    tmux.keys("Enter")
-    tmux.until(lambda: "◀ in the past" in tmux.text() and console.time() == pytest.approx(100e-6, abs=1e-6))
+    console.command("goto 50us")
+    tmux.until(lambda: "◀ in the past" in tmux.text() and 50e-6 <= console.time() < 51e-6)
     tmux.until(lambda: "spam" not in tmux.text())
+    there = console.time()
+    console.command("step 20")
+    tmux.until(lambda: console.time() > there)
+    console.command("step-back 20")
+    tmux.until(lambda: console.time() == there)
+    tmux.keys("s", "s", "s", "s")
+    tmux.until(lambda: console.time() > there)
+    tmux.keys("S", "S", "S", "S")
+    tmux.until(lambda: console.time() == there)
     tmux.keys("l")
     tmux.until(lambda: tmux.text().count("spam") >= 2)
+    assert console.time() == at
     tmux.keys("q")
-    tmux.shows("is not saved")
+    tmux.shows("not saved;")
     tmux.keys("y")
     tmux.shows("status 0")
     console.gone()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.command import record
+from tests.command import ROOT, record
 from xentui.cli import run as command
 from xentui.config import resolve_guest
 from xentui.engine.actions import Action
@@ -65,6 +65,11 @@ def test_every_fault_has_a_text_a_sentence_and_a_number_of_its_own() -> None:
         injection = parse(text, NAMES)
         assert injection.kind.number == number
         assert "{" not in injection.sentence and injection.values["domain"] in injection.sentence
+
+
+def test_every_fault_is_in_the_documentation() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text()
+    assert [kind.form for kind in CATALOGUE if f"`{' '.join(kind.required)}" not in text] == []
 
 
 def test_sentences() -> None:
@@ -136,6 +141,7 @@ def test_completion() -> None:
     assert words("flip hello32 ") == ["register", "memory", "pte", "raw-pte"]
     assert words("flip hello32 register r1")[0] == "r10" and words("flip hello32 pte 0 bit 3 l") == ["level"]
     assert complete("drop-event hello32 port ", NAMES) == ([], "a port's number")
+    assert words("20ms:dr") == ["drop-event"] and words("20ms:fail ") == NAMES and "fail" in words("20ms: ")
     assert words("nonsense hello32 ") == [] and words("crash hello32 ") == []
 
 
@@ -471,6 +477,19 @@ def test_scheduled_faults(machine: Machine) -> None:
     )
 
 
+def test_a_fault_with_its_time(machine: Machine) -> None:
+    at = machine.now() + 5 * MS
+    waiting = inject(machine, f"{at}ns:pause hello32")
+    assert waiting.waits and waiting.time == at and named(machine, "hello32").paused == 0
+    machine.run(at + MS)
+    assert named(machine, "hello32").paused == 1 and not machine.faults[-1].waits
+    assert [(found.kind.name, found.time) for found in machine.faults] == [("pause", at)]
+    inject(machine, f"{machine.now() + MS}ns:unpause hello64")
+    machine.run(machine.now() + 2 * MS)
+    assert machine.hv.log_lines[-1].endswith("fault not injected (unpause hello64): hello64 is not paused")
+    assert inject(machine, "1ns:unpause hello32").time == machine.now(), "what is past is now"
+
+
 # --- the command ---------------------------------------------------------------------------------------------------
 
 FAULTS = [
@@ -490,12 +509,16 @@ def test_a_recording_with_faults_is_the_same_twice(tmp_path: Path) -> None:
     second = record(tmp_path / "2.xtrace", *options, hash_seed=77)
     assert (first.status, first.digest) == (second.status, second.digest)
     with first.read() as recording:
-        assert recording.header["inject"] == [list(split_time(text)) for text in FAULTS]
+        kept = [(found.position >> 1, found.action["kind"], found.action["arguments"]) for found in recording.actions()]
+        assert [(kind, arguments) for _, kind, arguments in kept] == [
+            ("inject", [split_time(text)[1]]) for text in FAULTS
+        ]
+        assert all(at >= split_time(text)[0] for (at, _, _), text in zip(kept, FAULTS, strict=True))
         injected = numbers(recording)
     assert injected[0] == Fault.FAIL and {Fault.STEAL, Fault.WALL_CLOCK, Fault.FLIP_REGISTER} <= set(injected)
     plain = record(tmp_path / "3.xtrace", *options[: options.index("--inject")])
     with plain.read() as recording:
-        assert "inject" not in recording.header and numbers(recording) == []
+        assert recording.actions() == [] and numbers(recording) == []
 
 
 def numbers(recording: Recording) -> list[int]:

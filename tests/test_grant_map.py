@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,17 +11,20 @@ from hypothesis import strategies as st
 
 from tests.fakes import A, D, P, U, W
 from tests.fakes_xen import ARGUMENT, World, XenGuest
+from tests.tiny_kernels import FOREVER, MEMORY, Tiny
+from xentui.config import GuestSpec
+from xentui.engine.machine import Machine, Stop
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import GLOBAL, NX
 from xentui.engine.x86.state import RDI, RDX, RIP, RSI
-from xentui.engine.xen import mm, vcpu_op
+from xentui.engine.xen import grant_map, mm, vcpu_op
 from xentui.engine.xen.abi import grant_table as abi
 from xentui.engine.xen.abi.core import DOMID_SELF
 from xentui.engine.xen.audit import audit
 from xentui.engine.xen.grant_entries import ENTRIES_PER_FRAME, ENTRIES_PER_FRAME_V2, HANDLES_PER_FRAME, MapTrack
 from xentui.engine.xen.grant_table import do_grant_table_op
 from xentui.engine.xen.memory import put_allocation
-from xentui.engine.xen.page import DOMID_INVALID, L1
+from xentui.engine.xen.page import DOMID_INVALID, L1, WRITABLE
 from xentui.engine.xen.page_type import get_page_and_type, put_page_and_type
 from xentui.engine.xen.pte import GUEST_KERNEL
 
@@ -393,6 +397,31 @@ def test_no_translation_outlives_a_frame_that_is_freed() -> None:
     assert mfn not in giver.hv.grant_mappers
 
 
+def test_no_translation_outlives_the_granter() -> None:
+    giver, taker = pair()
+    mfn = grant(giver, taker, 50)
+    map_ref(taker, giver.domain.id)
+    taker.guest.touch(HOLE)
+    assert taker.guest.update(entry_index(taker) << 3, 0) == 0
+    assert HOLE >> 12 in taker.vcpu.processor.tlb  # type: ignore[attr-defined]
+    end(giver)
+    assert giver.hv.frames.owner[mfn] == DOMID_INVALID and giver.hv.grant_mappers == {}
+    assert HOLE >> 12 not in taker.vcpu.processor.tlb  # type: ignore[attr-defined]
+
+
+def test_no_translation_outlives_a_transfer() -> None:
+    giver, taker = pair()
+    mfn = grant(giver, taker, 50)
+    map_ref(taker, giver.domain.id)
+    taker.guest.touch(HOLE)
+    for guest, where in ((taker, HOLE), (giver, 50 << 12)):
+        assert guest.guest.update(entry_index(guest, where) << 3, 0) == 0
+    assert op(giver, abi.GNTTABOP_transfer, struct.pack("<QHxxIh6x", mfn, taker.domain.id, 20, 99)) == 0
+    assert struct.unpack("<h", giver.get(2, ARGUMENT + 16)) == (abi.GNTST_general_error,), "nobody asked: it is free"
+    assert HOLE >> 12 not in taker.vcpu.processor.tlb  # type: ignore[attr-defined]
+    assert giver.hv.frames.owner[mfn] == DOMID_INVALID and audit(giver.hv) == []
+
+
 def test_unmapping_flushes() -> None:
     giver, taker = pair()
     grant(giver, taker, 50)
@@ -456,6 +485,39 @@ def test_without_the_validator_references_are_the_handles(width: int) -> None:
     assert unmap(taker, done.handle) == abi.GNTST_okay
     end(taker)
     assert (giver.hv.frames.ref_count[mfn], giver.hv.frames.type_count[mfn]) == before
+
+
+@BOTH
+@pytest.mark.parametrize("granter_first", [False, True])
+def test_machines_get_their_memory_back(tmp_path: Path, width: int, granter_first: bool) -> None:
+    """Two domains of a real machine that map each other's pages, use FIFO event channels, and are destroyed."""
+    image = Tiny(width).do(FOREVER).write(tmp_path / "spinner")
+    with Machine(2 * MEMORY) as machine:
+        hv, free = machine.hv, machine.hv.frames.free_frames
+        domains = [machine.create(GuestSpec(f"d{number}", image, memory=MEMORY)) for number in (1, 2)]
+        machine.run(5_000_000)
+        for domain, other in (domains, domains[::-1]):
+            plain = [mfn for mfn in hv.frames.owned_by(domain.id) if hv.frames.type[mfn] == WRITABLE]
+            table = domain.grants
+            table.set_word(table.offset(REFERENCE), 4, abi.GTF_permit_access | other.id << 16)
+            table.set_word(table.offset(REFERENCE) + 4, 4, plain[-1])
+            assert domain.events.init_control(0, plain[-2], 0) == 0
+        for domain, other in (domains, domains[::-1]):
+            slot = next(
+                index
+                for mfn in hv.frames.owned_by(domain.id)
+                if hv.frames.type[mfn] == L1 and hv.frames.type_count[mfn]
+                for index in range(mfn << 9, mfn + 1 << 9)
+                if hv.ram64[index] & W and hv.frames.type[hv.ram64[index] >> 12 & 0xFFFFF] == WRITABLE
+            )
+            flags = HOST | DEVICE | abi.GNTMAP_contains_pte
+            status, frame, _ = grant_map._map(domain.vcpus[0], slot << 3, flags, REFERENCE, other.id)
+            assert status == abi.GNTST_okay and hv.frames.owner[frame] == other.id
+        assert machine.run(10_000_000) == Stop.TIME and audit(hv) == []
+        for domain in domains if granter_first else domains[::-1]:
+            machine.toolstack.destroy(domain)
+            assert audit(hv) == []
+        assert hv.frames.free_frames == free and hv.grant_mappers == {}
 
 
 # --- version 2 ------------------------------------------------------------------------------------------------------

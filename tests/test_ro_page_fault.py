@@ -12,7 +12,7 @@ from unicorn import x86_const as x86
 
 from tests.fakes import DATA, A, D, Guest, P, U, W, make_guest, make_hypervisor
 from xentui.engine.x86.state import EFLAGS, RAX, RCX, RDI, RIP, RSI
-from xentui.engine.xen import ro_page_fault
+from xentui.engine.xen import ro_page_fault, write_decode
 from xentui.engine.xen.abi.core import VMASST_TYPE_writable_pagetables
 from xentui.engine.xen.audit import audit
 from xentui.engine.xen.guest_access import read
@@ -299,3 +299,17 @@ def test_constants() -> None:
     guest = make(64)
     assert guest.hv.frames.type[guest.p2m[DATA_PFN]] == WRITABLE
     assert read(guest.vcpu, CODE_PFN << 12, 1) == b"\0"
+
+
+@pytest.mark.parametrize("rex", [0x48, 0x49, 0x4C, 0x4D])
+def test_the_short_way_decodes_as_the_long_one(rex: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    registers = memoryview(bytearray(8 * 64)).cast("Q")
+    for number in range(16):
+        registers[number] = 0x0111_1111_1111 * number
+    codes = [bytes((rex, 0x89, modrm, *b"\1\2\3\4" * 3)) for modrm in range(64)]
+    seen = []
+    for stores in (write_decode._MOV_STORES, ()):
+        monkeypatch.setattr(write_decode, "_MOV_STORES", stores)
+        writes = [write_decode.Decoder(code, registers, True).decode() for code in codes]
+        seen.append([[getattr(write, name) for name in write.__slots__] for write in writes])
+    assert seen[0] == seen[1]

@@ -6,9 +6,11 @@ import hashlib
 import random
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tests.kernels import Kernels
 from xentui.config import GuestSpec, resolve_guest
 from xentui.engine.dom0.typist import Typist
 from xentui.engine.machine import Machine, Stop
@@ -145,3 +147,29 @@ def whole() -> dict[str, tuple[str, int, int]]:
 @pytest.mark.parametrize("name", RUNS)
 def test_pieces_make_the_whole(name: str, way: str, whole: dict[str, tuple[str, int, int]]) -> None:
     assert RUNS[name](WAYS[way]).outcome == whole[name]
+
+
+@pytest.mark.slow
+@pytest.mark.kernels
+def test_grub_in_pieces(kernels: Kernels) -> None:
+    def grub(drive: Drive) -> tuple[str, int, int]:
+        spec = GuestSpec("grub", kernels.grub32, memory=64)
+        return Traced([spec], drive, 3_000_000_000, b"set\nhalt\n", "grub> $").outcome
+
+    expected = grub(in_one_go)
+    for way in (by_positions(11, 200_000), by_steps(12, 2_000_000, 40), by_host_time, with_idle_held):
+        assert grub(way) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.kernels
+def test_linux_in_pieces(kernels: Kernels, poweroff_initrd: Path) -> None:
+    """To /init and through the end: paging, user code, and instructions that only its kernel uses."""
+
+    def linux(drive: Drive) -> tuple[str, int, int]:
+        spec = GuestSpec("linux", kernels.linux, ramdisk=poweroff_initrd, memory=256, cmdline="console=hvc0")
+        return Traced([spec], drive, 8_000_000_000).outcome
+
+    expected = linux(in_one_go)
+    for way in (by_positions(11, 200_000), by_steps(12, 2_000_000, 40), by_host_time):
+        assert linux(way) == expected

@@ -165,6 +165,26 @@ async def test_a_filter_follows_what_comes_and_forgets_what_the_ring_drops() -> 
 
 
 @piloted
+async def test_what_is_looked_at_stays_in_place() -> None:
+    records = FakeRecords(made(3000), capacity=2000)
+    async with shown(records) as (pane, pilot):
+        await pilot.press("pageup", "pageup")
+        first = body(pane)[0]
+        for start in range(1, 4):
+            records.put(made(300, start=start * 10_000_000))
+            pane.show({}, status(records, running=True))
+            await settled(pane, pilot)
+            assert body(pane)[0].rstrip(" │█") == first.rstrip(" │█")
+        cursor = pane.model.cursor
+        pane.filter("hypercall")
+        await settled(pane, pilot)
+        assert pane.model.cursor == cursor
+        kinds, times = records.all["kind"], records.all["time"]
+        following = next(at for at in range(cursor, records.end) if kinds[at] == Kind.HYPERCALL)
+        assert body(pane)[0].split("  ")[1].startswith(clock(int(times[following]))), "the same time is seen"
+
+
+@piloted
 async def test_search_goes_on_from_the_selected_record() -> None:
     records = FakeRecords(made(100_000))
     async with shown(records) as (pane, pilot):
@@ -240,6 +260,18 @@ async def test_mouse_selects_goes_and_scrolls() -> None:
         assert pane.model.top < 960
         await pilot.click(pane, offset=(119, 2))  # the bar
         assert pane.model.cursor < 100
+
+
+@piloted
+async def test_another_theme_is_another_look_and_the_same_text() -> None:
+    async with shown(FakeRecords(made(100)), now=80) as (pane, pilot):
+        before, text = [strip._segments for strip in pane._strips], pane.text()
+        pilot.app.theme = "textual-light"
+        await pilot.pause()
+        await pilot.pause()
+        assert pane.text() == text
+        for old, new in zip(before, pane._strips, strict=True):
+            assert old != new._segments
 
 
 @piloted

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.command import record
 from tests.fakes import A, D, Guest, P, U, W, make_guest, make_hypervisor
 from xentui.engine.x86.paging import GLOBAL, PCD
-from xentui.engine.xen import mmu_update, page_type, vector
+from xentui.engine.xen import guest_access, mmu_update, page_type, vector
 from xentui.engine.xen.audit import audit
 from xentui.engine.xen.hypervisor import Hypervisor
 from xentui.engine.xen.memory import do_memory_op
@@ -112,7 +112,9 @@ FRAMES = 54
 Batch = list[tuple[int, int, int, int]]
 
 
-def apply(width: int, batch: Batch, odd: dict[int, int], slice_ns: int, start: int, vectors: bool) -> list[Any]:
+def apply(
+    width: int, batch: Batch, odd: dict[int, int], slice_ns: int, start: int, known: int, vectors: bool
+) -> list[Any]:
     """What a batch of mmu_update leaves behind: `batch` has the slot, the page, the flags and the command of each."""
     guest = make_guest(make_hypervisor(640), 1, width, pages=64, loose=2)
     other = make_guest(guest.hv, 2, width)
@@ -140,6 +142,7 @@ def apply(width: int, batch: Batch, odd: dict[int, int], slice_ns: int, start: i
             )[case]
         requests += [pointer, value]
     guest.write(REQUESTS + start, requests)
+    guest_access.read(guest.vcpu, REQUESTS, known)
     with patch.object(vector, "ready", return_value=vectors):
         result = mmu_update.do_mmu_update(guest.vcpu, REQUESTS + start, len(batch), 40 << 12, 0x7FF0)
     hv, q = guest.hv, guest.vcpu.q
@@ -157,16 +160,19 @@ ENTRIES = st.tuples(
 @given(
     width=st.sampled_from([32, 64]),
     batch=st.one_of(
-        st.lists(ENTRIES, min_size=30, max_size=120),
-        st.lists(ENTRIES, min_size=30, max_size=120, unique_by=lambda entry: entry[0]),
+        st.lists(ENTRIES, min_size=30, max_size=300),
+        st.lists(ENTRIES, min_size=30, max_size=300, unique_by=lambda entry: entry[0]),
         st.lists(ENTRIES, min_size=30, max_size=45, unique_by=(lambda entry: entry[0], lambda entry: entry[1])),
     ),
     odd=st.dictionaries(st.integers(0, 119), st.integers(0, 11), max_size=2),
     slice_ns=st.sampled_from([0, 200, 2500, 4000, 5999, 6000, 1 << 30]),
     start=st.sampled_from([0, 8, 16, 1024, 3072]),
+    known=st.sampled_from([0, 1, 8192]),
 )
-def test_batches_do_the_same(width: int, batch: Batch, odd: dict[int, int], slice_ns: int, start: int) -> None:
-    one, other = (apply(width, batch, odd, slice_ns, start, vectors) for vectors in (False, True))
+def test_batches_do_the_same(
+    width: int, batch: Batch, odd: dict[int, int], slice_ns: int, start: int, known: int
+) -> None:
+    one, other = (apply(width, batch, odd, slice_ns, start, known, vectors) for vectors in (False, True))
     assert one == other
 
 

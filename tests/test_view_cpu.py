@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from xentui.config import resolve_guest
+from xentui.engine.breakpoints import Breakpoint
 from xentui.engine.machine import Machine
+from xentui.engine.symbols import Line, symbols_of
 from xentui.engine.views import ViewError, look
 from xentui.engine.views.find import translate
 from xentui.engine.x86 import state as s
@@ -65,11 +68,44 @@ def test_code_stands_around_the_instruction_pointer(machine: Machine) -> None:
     assert line["text"] == "(is not mapped)"
 
 
+def test_breakpoints_are_marked(machine: Machine) -> None:
+    number = machine.breakpoints.add(Breakpoint.parse("break guest_main", domain="hello64"))
+    marks = [line["breakpoint"] for line in look(machine, "cpu.code", domain=1, at="guest_main", before=0, after=3)]
+    assert marks == [number, None, None]
+    assert not any(line["breakpoint"] for line in look(machine, "cpu.code", domain=2, at="guest_main"))
+    machine.breakpoints.remove(number)
+
+
+def test_symbols_and_the_hypercall_page_by_the_call(machine: Machine) -> None:
+    for code in both(machine, "cpu.code", before=1, after=1):
+        assert code[-1]["symbol"].startswith("hypercall sched_op+")
+    main = look(machine, "cpu.code", domain=1, at="guest_main", before=0, after=40)
+    assert main[0]["symbol"] == "guest_main" and main[1]["symbol"].startswith("guest_main+")
+    assert any(line["target"] == "introduce" or line["target"] == "print" for line in main)
+    assert main[0]["source"] is None, "the built-in guests have no DWARF"
+    assert look(machine, "cpu.memory", domain=2, at="guest_main+4")["address"] % 4 == 0
+
+
+def test_source_lines_where_there_is_dwarf(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "guest.c").write_text("int main(void)\n{\n    return 0;\n}\n")
+    domain = machine.domains[0]
+    symbols = symbols_of(domain)
+    assert symbols is not None
+    rip = look(machine, "cpu.registers", domain=1)["registers"]["rip"]
+    monkeypatch.setattr(domain, "kernel", tmp_path / "kernel")
+    monkeypatch.setattr("xentui.engine.views.find.symbols_of", lambda _domain: symbols)
+    monkeypatch.setattr(symbols, "line", lambda address: Line("src/guest.c", 3) if address == rip else None)
+    (line,) = look(machine, "cpu.code", domain=1, before=0, after=1)
+    assert line["source"] == ("src/guest.c", 3, "return 0;")
+
+
 def test_the_stack_is_followed(machine: Machine) -> None:
     wide, narrow = both(machine, "cpu.stack", words=32)
     assert wide[1]["address"] - wide[0]["address"] == 8 and narrow[1]["address"] - narrow[0]["address"] == 4
     assert wide[0]["pointed"] == "rsp" and narrow[0]["pointed"] == "esp"
-    assert any(row["end"] == "code" for row in wide) and any(row["end"].startswith('"xen-3.0') for row in narrow)
+    assert any(row["end"].startswith("console_line+") for row in wide) and any(
+        row["end"].startswith('"xen-3.0') for row in narrow
+    )
     assert any(len(row["chain"]) > 1 for row in wide)
     (row,) = look(machine, "cpu.stack", domain=1, words=1, at=0x1000)
     assert (row["chain"], row["end"]) == ([], "not mapped")

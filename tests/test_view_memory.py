@@ -149,6 +149,8 @@ def test_the_map_and_a_frame_under_the_cursor(machine: Machine, size: tuple[int,
         assert "a cell is a frame " in app.update()
         await pilot.press("backspace")
         assert "frames 0x0 to" in app.update()
+        views = [query.view for query in app.pane.queries()]
+        assert views == ["memory.frame"], "the whole table is looked at once a second"
 
     drive(machine, size, steps)
 

@@ -22,10 +22,13 @@ from xentui.screens.pane import Pane
 from xentui.screens.words import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from textual.binding import BindingType
     from textual.screen import Screen
+
+    from xentui.gdb.server import GdbServer
+    from xentui.tour import Tour
 
 _REPORTED = (ValueError, LookupError, OSError)
 """Errors of a command that are the user's to know in a line: wrong arguments, things that are not there, files.
@@ -46,11 +49,17 @@ class XentuiApp(App[None], inherit_bindings=False):
     Toast.-error { border-left: thick $error; }
     """
 
-    def __init__(self, engine: Any, *, run: bool = True) -> None:
-        """`run`: let the guests go as soon as the screen is there (a recording stands at its start instead)."""
+    def __init__(
+        self, engine: Any, *, run: bool = True, tour: Tour | None = None, gdb: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """`run`: let the guests go as soon as the screen is there (a recording stands at its start instead).
+        `tour`: the demonstration to lead through. `gdb`: domains' names and addresses for gdb."""
         super().__init__()
         self.engine = engine
-        self.run_at_start = run
+        self.run_at_start = run and tour is None
+        self.tour = tour
+        self._gdb_addresses = gdb
+        self._gdb: GdbServer | None = None
         self.commands: dict[str, Command]
         self.commands, self._problems = load_table()
         self.keys = by_key(self.commands)
@@ -63,6 +72,8 @@ class XentuiApp(App[None], inherit_bindings=False):
         """The domain whose console has the keyboard, or ""."""
         self.acted = False
         """Has the user done something to the run that would be lost?"""
+        self.next_demonstration = ""
+        """What to show when this run is left."""
         self._watched = -1
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
@@ -73,7 +84,7 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def on_mount(self) -> None:
         """Listen to the engine; begin."""
-        for theme in (themes.DARK, themes.LIGHT):
+        for theme in (themes.DARK, themes.LIGHT, themes.CONTRAST):
             self.register_theme(theme)
         self.theme = themes.DARK.name
         self.push_screen(self.main)
@@ -81,6 +92,9 @@ class XentuiApp(App[None], inherit_bindings=False):
         self.feed.on_failure = self._engine_failed
         self.feed.on_notice = self.tell
         self._watch()
+        if self.tour is not None:
+            self.tour.on_arrival = self.control.arrive
+            self.call_after_refresh(self.control.arrive)
         self.set_interval(1 / RATE, self.refresh_panes)
         for problem in self._problems:
             self.tell(problem, "warning")
@@ -93,9 +107,25 @@ class XentuiApp(App[None], inherit_bindings=False):
     def _heard(self) -> None:
         """The engine has sent something."""
         self.feed.pump()
-        if self.run_at_start and self.feed.status is not None:
+        if self.feed.status is None:
+            return
+        if self._gdb_addresses:
+            self.attempt(self._serve_gdb)
+        if self._gdb is not None:
+            self._gdb.settled()
+        if self.run_at_start:
             self.run_at_start = False
             self.attempt(self.engine.run)
+        if self.tour is not None:
+            self.tour.advance()
+
+    def _serve_gdb(self) -> None:
+        """Open the sockets for gdb."""
+        from xentui.gdb.server import GdbServer
+
+        addresses, self._gdb_addresses = list(self._gdb_addresses), ()
+        loop = asyncio.get_running_loop()
+        self._gdb = GdbServer(self.engine, addresses, loop.add_reader, loop.remove_reader)
 
     def _unwatch(self) -> None:
         if self._watched >= 0:
@@ -104,8 +134,15 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def leave(self) -> None:
         """End the application; the engine's process ends with it."""
+        if self._gdb is not None:
+            self._gdb.close()
         self._unwatch()
         self.exit()
+
+    def start_demonstration(self, name: str) -> None:
+        """Leave this run for a demonstration, which brings its own guests (console.py goes on with it)."""
+        self.next_demonstration = name
+        self.leave()
 
     # --- refreshing --------------------------------------------------------------------------------------------------
 
@@ -179,10 +216,14 @@ class XentuiApp(App[None], inherit_bindings=False):
             return names if not done else []
         if usage == "GUEST":
             return built_in_guests()
+        if usage == "DEMONSTRATION":
+            from xentui import demonstration
+
+            return demonstration.names()
         if usage == "PANE":
             return list(catalogue.ENTRIES)
         if usage in ("CONDITION", "NAME"):
-            kinds = list(conditions.KINDS) if usage == "CONDITION" and not done else []
+            kinds = [*conditions.WORDS, *conditions.OTHERS] if usage == "CONDITION" and not done else []
             if usage == "NAME" or done == ["hypercall"]:
                 from xentui.engine.xen.abi.hypercalls import NAMES
 
@@ -246,6 +287,24 @@ class XentuiApp(App[None], inherit_bindings=False):
     def on_pane_run(self, event: Pane.Run) -> None:
         """Run, or run until."""
         self.attempt(lambda: self.engine.run(event.until))
+
+    def on_pane_break(self, event: Pane.Break) -> None:
+        """A breakpoint on an instruction, or none there any more."""
+        if event.number is not None:
+            self.run_command("delete", str(event.number))
+        else:
+            self.attempt(lambda: self.engine.add_breakpoint(self._at(event.domain, event.address)))
+        self.feed.changed = True
+
+    def on_pane_run_to(self, event: Pane.RunTo) -> None:
+        """Run until an instruction is about to be executed."""
+        self.attempt(lambda: self.engine.run(self._at(event.domain, event.address)))
+
+    def _at(self, domain: int, address: int) -> Any:
+        from xentui.engine.breakpoints import ADDRESS, Breakpoint
+
+        names = {each.id: each.name for each in self.feed.status.domains} if self.feed.status else {}
+        return Breakpoint(ADDRESS, hex(address), names.get(domain))
 
     def type_into(self, domain: str) -> None:
         """Give the keyboard to a domain's console."""

@@ -12,6 +12,8 @@ from xentui import __version__
 from xentui.record import EXIT_LIMIT, EXIT_USAGE, record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xentui.config import GuestSpec
 
 _UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "min": 60_000_000_000}
@@ -107,7 +109,7 @@ def _fault(text: str) -> tuple[int, str]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def build_parser(guests: list[str]) -> argparse.ArgumentParser:
+def build_parser(guests: list[str], demonstrations: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = _Parser(
         prog="xentui",
@@ -120,6 +122,7 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
     add("guests", nargs="*", metavar="GUEST", help="what to run; see below")
     add("--record", metavar="FILE", help="run without the console and write a recording")
     add("--replay", metavar="FILE", help="the console on a recording, paused at its start")
+    add("--demo", metavar="NAME|FILE", help=f"a guided demonstration: {', '.join(demonstrations)}, or a file")
     add("--until", metavar="REGEX", type=_pattern, help="stop when a guest's console matches")
     add("--for", metavar="TIME", type=_duration, dest="limit", help="stop after that much virtual time (20ms, 3s)")
     add(
@@ -176,6 +179,13 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
         help="break something, at a virtual time or at the start: 20ms:'fail hello32 mmu_update -ENOMEM every 3'; "
         "may be repeated; see docs/faults.md",
     )
+    add(
+        "--gdb",
+        metavar="NAME=ADDRESS",
+        action="append",
+        default=[],
+        help="serve a guest to gdb, on :PORT of this machine or a Unix socket's path; may be repeated",
+    )
     add("--no-direct-trap", action="store_true", help="32-bit guests' int 0x80 goes through the hypervisor")
     add("--version", action="version", version=f"xentui {__version__}")
     return parser
@@ -183,6 +193,7 @@ def build_parser(guests: list[str]) -> argparse.ArgumentParser:
 
 def run(arguments: list[str]) -> int:
     """Obey the command line; the exit status. Every error is one line on stderr."""
+    from xentui import demonstration
     from xentui.config import ConfigError, built_in_guests
 
     if arguments[:1] == ["export"]:
@@ -190,11 +201,13 @@ def run(arguments: list[str]) -> int:
 
         return export(arguments[1:])
     try:
-        options = build_parser(built_in_guests()).parse_args(arguments)
+        options = build_parser(built_in_guests(), demonstration.names()).parse_args(arguments)
         if options.record is not None and options.replay is not None:
             raise UsageError("--record and --replay exclude each other")
         if options.record is None:
             return _console(options)
+        if options.gdb or options.demo is not None:
+            raise UsageError("--gdb and --demo are the console's: --record excludes them")
         if not options.guests:
             raise UsageError("--record needs a guest to run; see xentui --help")
         specs = _specifications(options)
@@ -212,10 +225,10 @@ def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
     from pathlib import Path
 
     from xentui.config import resolve_guest
+    from xentui.demonstration import BUILT_IN, guest_specifications
 
     specs: list[GuestSpec] = []
-    for argument in options.guests:
-        spec = resolve_guest(argument)
+    for spec in [resolve_guest(argument) for argument in options.guests] or guest_specifications(BUILT_IN):
         for warning in spec.warnings:
             print(f"xentui: warning: {warning}", file=sys.stderr)
         if options.memory is not None:
@@ -262,15 +275,34 @@ def _unique(name: str, taken: list[str]) -> str:
 
 def _console(options: argparse.Namespace) -> int:
     """Without --record: the console, on the guests named or on the built-in demonstration."""
-    from xentui.console import DEMONSTRATION, replay, show
+    from xentui.console import demonstrate, replay, show
 
+    for option, runs in (("replay", "the guests that are in the recording"), ("demo", "its own guests")):
+        if getattr(options, option) is not None and options.guests:
+            raise UsageError(f"--{option} runs {runs}; name no others")
     if options.replay is not None:
-        if options.guests:
-            raise UsageError("--replay runs the guests that are in the recording; name no others")
         return replay(options.replay)
-    if not options.guests:
-        options.guests = list(DEMONSTRATION)
+    if options.demo is not None:
+        return demonstrate(options.demo)
     for option in ("until", "limit"):
         if getattr(options, option) is not None:
             raise UsageError(f"--{'for' if option == 'limit' else option} needs --record; see xentui --help")
-    return show(options, _specifications(options))
+    specs = _specifications(options)
+    return show(options, specs, _gdb_addresses(options, specs))
+
+
+def _gdb_addresses(options: argparse.Namespace, specs: list[GuestSpec]) -> list[tuple[str, str]]:
+    """Which domains are served to gdb, and where."""
+    if not options.gdb:
+        return []
+    from xentui.gdb.server import GdbError, parse
+
+    try:
+        found = [parse(argument) for argument in options.gdb]
+    except GdbError as error:
+        raise UsageError(str(error)) from None
+    names = [spec.name for spec in specs]
+    for name, _ in found:
+        if name not in names:
+            raise UsageError(f"--gdb {name}: no guest has that name; there is {', '.join(names)}")
+    return found

@@ -13,12 +13,11 @@ from xentui.record import EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from xentui.config import GuestSpec
+    from xentui.demonstration import Demonstration
     from xentui.engine.messages import Setup
-
-DEMONSTRATION = ("demo32", "demo64")
-"""The guests of the built-in demonstration: one of each width."""
 
 
 def problem_with_terminal() -> str:
@@ -30,24 +29,22 @@ def problem_with_terminal() -> str:
     return ""
 
 
-def show(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
+def show(options: argparse.Namespace, specs: list[GuestSpec], gdb: Sequence[tuple[str, str]] = ()) -> int:
     """Run the guests under the console until the user leaves; the exit status."""
-    from xentui.engine.messages import Setup
+    from xentui.record import make_setup
 
-    typist = None
-    if options.input:
-        typist = (options.input, options.prompt.pattern if options.prompt else None)
-    return _show(
-        Setup(
-            specs,
-            pace=options.pace,
-            seed=options.seed,
-            direct_traps=not options.no_direct_trap,
-            scheduler=options.sched,
-            typist=typist,
-        ),
-        run=True,
-    )
+    return _show(make_setup(options, specs), run=True, gdb=gdb)
+
+
+def demonstrate(name: str) -> int:
+    """The console on a guided demonstration; the exit status. Raises ConfigError."""
+    from xentui import demonstration
+    from xentui.engine.messages import Setup
+    from xentui.tour import check
+
+    told = demonstration.load(name)
+    check(told)
+    return _show(Setup(told.specifications(), scheduler=told.scheduler), run=False, told=told)
 
 
 def replay(path: str) -> int:
@@ -60,11 +57,18 @@ def replay(path: str) -> int:
     except RecordingError as error:
         print(f"xentui: {error}", file=sys.stderr)
         return EXIT_USAGE
-    return _show(setup, run=False)
+    return _show(setup, run=False, recording=path)
 
 
-def _show(setup: Setup, run: bool) -> int:
-    """Start the engine and the console on it; `run`: the guests go at once."""
+def _show(
+    setup: Setup,
+    run: bool,
+    recording: str | None = None,
+    told: Demonstration | None = None,
+    gdb: Sequence[tuple[str, str]] = (),
+) -> int:
+    """Start the engine and the console on it. `run`: the guests go at once; `recording`: where its marks are kept;
+    `told`: the demonstration to show."""
     problem = problem_with_terminal()
     if problem:
         print(f"xentui: {problem}", file=sys.stderr)
@@ -73,10 +77,15 @@ def _show(setup: Setup, run: bool) -> int:
 
     with Engine.start(setup) as engine:
         from xentui.app import XentuiApp
+        from xentui.tour import Tour
 
-        app = XentuiApp(engine, run=run)
+        app = XentuiApp(engine, run=run, tour=Tour(engine, told) if told is not None else None, gdb=gdb)
+        if recording is not None:
+            app.control.marks.load(recording)
         app.run()
     if engine.failure is not None:
         print(f"xentui: {engine.failure.text}", file=sys.stderr)
         return EXIT_USAGE
+    if app.next_demonstration:
+        return demonstrate(app.next_demonstration)
     return app.return_code or EXIT_OK

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from xentui.config import GuestSpec
     from xentui.engine.machine import Machine
-    from xentui.engine.xen.domain import Domain
+    from xentui.engine.xen.domain import Domain, Vcpu
 
 Plain = bytes | str | int | bool | None
 
@@ -152,6 +152,31 @@ def _schedule(machine: Machine, name: str | None, parameter: str, value: int) ->
         raise ActionError(str(error)) from None
 
 
+def _vcpu(machine: Machine, name: str | None, number: int) -> Vcpu:
+    domain = _alive(machine, name)
+    if not 0 <= number < len(domain.vcpus):
+        raise ActionError(f"{domain.name} has no vCPU {number}")
+    return domain.vcpus[number]
+
+
+def _set_register(machine: Machine, name: str | None, number: int, register: str, value: int) -> None:
+    from xentui.engine.poke import PokeError, write_register
+
+    try:
+        write_register(_vcpu(machine, name, number), register, value)
+    except PokeError as error:
+        raise ActionError(str(error)) from None
+
+
+def _write(machine: Machine, name: str | None, number: int, address: int, data: bytes) -> None:
+    from xentui.engine.poke import PokeError, write_memory
+
+    try:
+        write_memory(_vcpu(machine, name, number), address, data)
+    except PokeError as error:
+        raise ActionError(str(error)) from None
+
+
 def _no_validator(machine: Machine, name: str | None) -> None:
     domain = find_domain(machine, name)
     if not domain.validated:
@@ -178,5 +203,7 @@ KINDS: dict[str, Callable[..., None]] = {
     "inject": _inject,
     "schedule": _schedule,
     "no_validator": _no_validator,
+    "set_register": _set_register,
+    "write": _write,
 }
 """Kind to what it does: `function(machine, domain's name, *arguments)`; see docs/run-control.md."""

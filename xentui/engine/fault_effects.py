@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from xentui.engine.dom0 import control
 from xentui.engine.fault_snares import CallSnare, EventSnare, ExceptionSnare, disarm, later, record
 from xentui.engine.faults import ERRNOS, HYPERCALLS, RINGS, VECTORS, FaultError
+from xentui.engine.poke import FREE_FLAGS, keep, live_state, set_flags
 from xentui.engine.trace import Fault, SharedRing
 from xentui.engine.views import ViewError
-from xentui.engine.views.find import address_of, translate
+from xentui.engine.views.find import INDEX, address_of, translate
 from xentui.engine.x86 import state as s
 from xentui.engine.x86.paging import FRAME_MASK, PRESENT, PSE, RW
-from xentui.engine.x86.state import State
 from xentui.engine.xen import mm, refusals, schedule, time, unchecked
 from xentui.engine.xen.abi.grant_table import GTF_type_mask
 from xentui.engine.xen.abi.layout import Layout
@@ -29,13 +29,6 @@ if TYPE_CHECKING:
     from xentui.engine.machine import Machine
     from xentui.engine.xen.domain import Domain, Vcpu
 
-_INDEX = {
-    **{f"r{number}": number for number in range(8, 16)},
-    **{"rax": s.RAX, "rbx": s.RBX, "rcx": s.RCX, "rdx": s.RDX, "rsi": s.RSI, "rdi": s.RDI},
-    **{"rbp": s.RBP, "rsp": s.RSP, "rip": s.RIP},
-}
-_FREE_FLAGS = s.EF_CONDITIONS | s.EF_DF | s.EF_TF | s.EF_AC | s.EF_ID
-"""Flags that are the guest's own; the others are the hypervisor's."""
 _RING_INDICES = {
     SharedRing.CONSOLE_IN: (Layout.XENCONS_INTERFACE_in_cons, Layout.XENCONS_INTERFACE_in_prod),
     SharedRing.CONSOLE_OUT: (Layout.XENCONS_INTERFACE_out_cons, Layout.XENCONS_INTERFACE_out_prod),
@@ -146,7 +139,7 @@ def _nmi(machine: Machine, vcpu: Vcpu, injection: Injection) -> None:
 
 def _flip_register(machine: Machine, vcpu: Vcpu, injection: Injection) -> None:
     name, bit = injection.values["register"], injection.values["bit"]
-    if bit >= vcpu.width or (name == "rflags" and not _FREE_FLAGS >> bit & 1):
+    if bit >= vcpu.width or (name == "rflags" and not FREE_FLAGS >> bit & 1):
         raise FaultError(f"bit {bit} of {name} is not {vcpu.domain.name}'s to have: it is a {vcpu.width}-bit guest")
     if vcpu.width == 32 and name[1:].isdigit():
         raise FaultError(f"a 32-bit guest has no {name}")
@@ -167,19 +160,14 @@ def _cr2(vcpu: Vcpu) -> slice:
 
 def _flip_in_state(vcpu: Vcpu, name: str, bit: int) -> int:
     """Change a register where it lies, in the processor or put aside; what it was."""
-    loaded = vcpu.processor.vcpu is vcpu
-    state = vcpu.processor.state if loaded else State.of(vcpu.saved)
+    state = live_state(vcpu)
     if name == "rflags":
         old = vcpu.processor.flags_of(state)
-        new = old ^ 1 << bit
-        state.i[s.CC_OP], state.q[s.CC_SRC] = s.CC_OP_EFLAGS, new & s.EF_CONDITIONS
-        state.i[s.DF] = s.MASK32 if new & s.EF_DF else 1
-        state.q[s.EFLAGS] = new & ~(s.EF_CONDITIONS | s.EF_DF) | s.EF_FIXED
+        set_flags(state, old ^ 1 << bit)
     else:
-        old = state.q[_INDEX[name]]
-        state.q[_INDEX[name]] = old ^ 1 << bit
-    if not loaded:
-        vcpu.saved = state.save()
+        old = state.q[INDEX[name]]
+        state.q[INDEX[name]] = old ^ 1 << bit
+    keep(vcpu, state)
     return old
 
 

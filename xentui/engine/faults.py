@@ -209,8 +209,9 @@ def split_time(text: str) -> tuple[int, str]:
 
 
 def parse(text: str, domains: Sequence[str]) -> Injection:
-    """A fault from its text; `domains` are the names that there are. Raises FaultError."""
-    words = text.split()
+    """A fault from its text, `[AT:]FAULT`; `domains` are the names that there are. Raises FaultError."""
+    at, rest = split_time(text)
+    words = rest.split()
     if not words:
         raise FaultError(f"a fault begins with one of {', '.join(_words())}")
     kinds = [kind for kind in CATALOGUE if kind.word == words[0]]
@@ -228,7 +229,7 @@ def parse(text: str, domains: Sequence[str]) -> Injection:
     if len(words) < len(required):
         raise FaultError(f"{required[len(words)]} is missing: {kind.form}")
     _options(kind, words[len(required) :], values, domains)
-    return Injection(kind, " ".join(words), values)
+    return Injection(kind, " ".join(words), values, at)
 
 
 def _words() -> list[str]:
@@ -353,6 +354,8 @@ def complete(
     `numbers`: by domain, the ports, references and vCPUs that it has (views/faults.py, `names`).
     """
     words = text.split()
+    if words and ":" in words[0]:
+        words[:1] = words[0].partition(":")[2:] if words[0][-1] != ":" else []
     last = "" if not words or text.endswith(" ") else words.pop()
     kinds = [kind for kind in CATALOGUE if words and kind.word == words[0]]
     if len(words) > 2 and len(kinds) > 1:
@@ -388,12 +391,32 @@ def _option_choices(kind: Kind, words: list[str], domains: Sequence[str]) -> tup
 
 
 def inject(machine: Machine, text: str) -> Injection:
-    """Break something now. Raises FaultError, and then nothing is changed."""
+    """Break something now, or at the time before the colon of `AT:FAULT`. Raises FaultError, and then nothing is
+    changed; what has become impossible by its time is told in the hypervisor's log."""
     from xentui.engine import fault_effects
 
     injection = parse(text, [domain.name for domain in machine.domains])
+    injection.number = max((fault.number for fault in machine.faults), default=0) + 1
+    if injection.time > machine.now():
+        _inject_later(machine, injection)
+        return injection
     machine.end_idle()
-    injection.time, injection.number = machine.now(), len(machine.faults) + 1
+    injection.time = machine.now()
     fault_effects.apply(machine, injection)
     machine.faults.append(injection)
     return injection
+
+
+def _inject_later(machine: Machine, injection: Injection) -> None:
+    """Keep a fault until its time has come."""
+
+    def strike() -> None:
+        machine.faults.remove(injection)
+        try:
+            inject(machine, injection.text)
+        except FaultError as error:
+            machine.hv.log(f"fault not injected ({injection.text}): {error}")
+
+    injection.waits = True
+    machine.faults.append(injection)
+    machine.hv.timers.set(strike, injection.time, strike)

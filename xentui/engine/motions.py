@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from xentui.engine.machine import Machine
+    from xentui.engine.xen.domain import Vcpu
 
 BURST_MS = 10
 """Host time after which a running machine looks at its messages."""
@@ -94,7 +95,8 @@ class Mover:
                 self._set(self.breakpoints, self._behind_call(motion) if motion.over else None)
             elif isinstance(motion, msg.Scan):
                 until = motion.until
-                self._set([], until._replace(temporary=False, ignore=0) if until is not None else None)
+                points = self.breakpoints if motion.breakpoints else []
+                self._set(points, until._replace(temporary=False, ignore=0) if until is not None else None)
             else:
                 self._set([], None)
         except BreakpointError as error:
@@ -273,13 +275,18 @@ class Mover:
             if self._count >= motion.instructions:
                 return over(Stop.STEP)
             self.machine.hold_idle = False
-            stop = self.machine.step()
+            stop = self.machine.step(self._vcpu(motion.vcpu))
             if stop == Stop.BREAKPOINT:
                 return self._stopped()
             if stop not in (Stop.STEP, Stop.ASKED):
                 return over(stop)
             self._count += stop == Stop.STEP
         return None
+
+    def _vcpu(self, which: tuple[int, int] | None) -> Vcpu | None:
+        """The vCPU whose instructions count; None for any, and for one that is gone."""
+        domain = self.machine.hv.domains.get(which[0]) if which is not None else None
+        return domain.vcpus[which[1]] if domain is not None and which is not None else None
 
     def _travel(self, motion: msg.Travel) -> Over | None:
         machine = self.machine
@@ -318,7 +325,7 @@ class Mover:
         return None if stop == Stop.TIME else stop
 
     def _scan(self, motion: msg.Scan) -> Over | None:
-        if motion.until is not None:
+        if motion.until is not None or motion.breakpoints:
             return self._scan_for_condition(motion)
         machine = self.machine
         for _ in self._rounds():

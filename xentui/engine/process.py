@@ -353,9 +353,9 @@ class Engine:
 
         self._request(request)
 
-    def step(self, count: int = 1) -> None:
-        """Execute instructions of the machine."""
-        self._move(partial(msg.Step, instructions=count))
+    def step(self, count: int = 1, vcpu: tuple[int, int] | None = None) -> None:
+        """Execute instructions of the machine, or as many of one vCPU, given as (domain, vCPU)."""
+        self._move(partial(msg.Step, instructions=count, vcpu=vcpu))
 
     def step_over(self) -> None:
         """Execute an instruction; what it calls runs to its return."""
@@ -365,8 +365,8 @@ class Engine:
         """Go to the last instruction boundary before the present one, or the `count`th last."""
         self._follow(lambda: travel.back_by_steps(self, count))
 
-    def run_back(self, until: Any) -> None:
-        """Go back to the last place where a condition held."""
+    def run_back(self, until: Any = None) -> None:
+        """Go back to the last place where a condition held; None: to the last breakpoint."""
         self._follow(lambda: travel.back_to(self, until))
 
     def goto(self, position: int | None = None, time: int | None = None, record: int | None = None) -> None:
@@ -492,9 +492,14 @@ class Engine:
             raise answer
         return answer
 
+    @property
+    def standing(self) -> bool:
+        """Does the machine stand still, with nothing asked of it that would move it?"""
+        return self._started and self._plan is None and self._finished >= self._serial
+
     def wait(self, timeout: float | None = None) -> Status:
         """Wait until the machine stands still, or so many seconds; its status. Raises EngineError."""
-        self._until(lambda: self._started and self._plan is None and self._finished >= self._serial, timeout)
+        self._until(lambda: self.standing, timeout)
         return self.status
 
     def _until(self, over: Callable[[], bool], timeout: float | None) -> None:

@@ -127,7 +127,7 @@ def _scan(
 
 
 def back_to(engine: Engine, condition: Any) -> Plan:
-    """Go back to the last place before the present where a condition held."""
+    """Go back to the last place before the present where a condition held; None: where one of the breakpoints is."""
     if not engine.exact:
         return NOT_EXACT
     here = (yield from leave(engine)).position
@@ -136,7 +136,8 @@ def back_to(engine: Engine, condition: Any) -> Plan:
         if kept.status.position >= limit:
             continue
         engine.wake(kept)
-        found = (yield partial(msg.Scan, position=limit, until=condition)).found
+        scan = partial(msg.Scan, position=limit, until=condition, breakpoints=condition is None)
+        found = (yield scan).found
         engine.discard()
         if found:
             engine.wake_before(found[-1])

@@ -32,6 +32,7 @@ _ALL = (
     Entry("scheduler", "9", "Scheduler", "who ran when"),
     Entry("inject", "0", "Inject", "break something on purpose"),
     Entry("timeline", "`", "Time line", "the whole run, to scrub"),
+    Entry("guide", "G", "Guide", "a guided demonstration, step by step"),
 )
 
 ENTRIES: dict[str, Entry] = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xentui.screens import conditions, words
 from xentui.screens.dialogs import Choice, Question
+from xentui.screens.marks import Marks
 
 if TYPE_CHECKING:
     from xentui.app import XentuiApp
@@ -25,7 +26,7 @@ class Control:
     def __init__(self, app: XentuiApp) -> None:
         self.app = app
         self.warped = False
-        self.marks: list[tuple[int, str]] = []
+        self.marks = Marks()
         """(position, note) in the order in which they were set."""
 
     @property
@@ -44,16 +45,21 @@ class Control:
 
     def do_run(self, argument: str) -> None:
         if argument:
-            kind, _, rest = argument.partition(" ")
-            self.engine.run(conditions.condition(kind, rest))
+            self.engine.run(conditions.condition(argument))
         elif self.status.running:
             self.engine.pause()
         else:
             self.engine.run()
 
     def do_run_back(self, argument: str) -> None:
-        kind, _, rest = argument.partition(" ")
-        self.engine.run_back(conditions.condition(kind, rest) if argument else None)
+        points = [conditions.condition(argument)] if argument else list(self.engine.breakpoints.values())
+        if len(points) != 1:
+            raise CommandError(
+                "several breakpoints are set: say to which, :run-back CONDITION"
+                if points
+                else "no breakpoint is set to run back to: b sets one, home goes to the start"
+            )
+        self.engine.run_back(points[0])
 
     def do_pause(self, argument: str) -> None:
         self.engine.pause()
@@ -79,7 +85,7 @@ class Control:
             self.engine.pause()
 
     def _to(self, kind: str, argument: str, back: bool) -> None:
-        wanted = conditions.condition(kind, argument)
+        wanted = conditions.condition(f"{kind} {argument}")
         if back:
             self.engine.run_back(wanted)
         else:
@@ -98,10 +104,10 @@ class Control:
         self._to("crossing", argument, True)
 
     def do_event(self, argument: str) -> None:
-        self._to("event", argument, False)
+        self._to("port" if argument else "upcall", argument, False)
 
     def do_event_back(self, argument: str) -> None:
-        self._to("event", argument, True)
+        self._to("port" if argument else "upcall", argument, True)
 
     def do_switch(self, argument: str) -> None:
         self._to("switch", argument, False)
@@ -131,8 +137,8 @@ class Control:
 
     def do_mark(self, argument: str) -> None:
         status = self.status
-        self.marks.append((status.position, argument or words.clock(status.time)))
-        self.app.tell(f"mark {len(self.marks)} at {words.clock(status.time)}")
+        self.app.tell(f"mark {len(self.marks) + 1} at {words.clock(status.time)}")
+        self.marks.add(status.position, argument or words.clock(status.time))
 
     def do_marks(self, argument: str) -> None:
         if not self.marks:
@@ -174,12 +180,11 @@ class Control:
     # --- breakpoints and speed ---------------------------------------------------------------------------------------
 
     def do_break(self, argument: str) -> None:
-        kind, _, rest = argument.partition(" ")
-        number = self.engine.add_breakpoint(conditions.condition(kind, rest))
-        self.app.tell(f"breakpoint {number}: {argument}")
+        point = conditions.condition(argument)
+        self.app.tell(f"breakpoint {self.engine.add_breakpoint(point)}: {point.describe()}")
 
     def do_breakpoints(self, argument: str) -> None:
-        lines = [f"{number}: {words.plain(str(each))}" for number, each in self.engine.breakpoints.items()]
+        lines = [f"{number}: {words.plain(each.describe())}" for number, each in self.engine.breakpoints.items()]
         self.app.tell("\n".join(lines) if lines else "no breakpoint is set: b sets one")
 
     def do_delete(self, argument: str) -> None:
@@ -286,6 +291,7 @@ class Control:
 
     def do_save(self, argument: str) -> None:
         self.engine.save(argument)
+        self.marks.keep_in(argument)
         self.app.acted = False
         self.app.tell(f"saved as {argument}")
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding
 
 from xentui.engine.views import Query
 from xentui.screens.prompt import Prompt
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, length, wrapped
-
-if TYPE_CHECKING:
-    from textual import events
 
 WIDE = 118
 _SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs")
@@ -66,6 +63,8 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         self.side = "stack"
         self.cursor: int | None = None
         """Address of the line that the cursor is on; None: RIP."""
+        self._shown: list[int] = []
+        """Addresses of the lines of code as they are drawn."""
         self._place: tuple[Any, ...] = ()
         self._now: dict[str, Any] | None = None
         self._before: dict[str, Any] | None = None
@@ -83,12 +82,14 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         if who is None:
             return []
         whose = {"domain": who[0], "vcpu": who[1]}
-        rows = max(8, self.content_size.height)
+        rows = max(8, self.content_size.height - 8)
         return [
             Query("cpu.registers", whose),
             Query("cpu.code", {**whose, "before": rows // 3, "after": rows, "at": self.code_at}),
-            Query("cpu.stack", {**whose, "words": rows}),
-            Query("cpu.memory", {**whose, "at": self.dump_at, "rows": rows}),
+            Query(
+                "cpu.stack", {**whose, "words": rows if self.side == "stack" or self.content_size.width >= WIDE else 1}
+            ),
+            Query("cpu.memory", {**whose, "at": self.dump_at, "rows": min(rows, 16)}),
         ]
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
@@ -113,6 +114,7 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         lines = [self._title(now, width), *self._registers(now, width), *self._state(now, width)]
         left = height - len(lines)
         digits = now["width"] // 4
+        self.spot(0, len(lines) + 1, digits + 36, left, self._choose)
         if width >= WIDE:
             below = min(12, left // 3)
             blocks = left - below
@@ -188,21 +190,32 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         return [fit(flags, width), fit(segments, width), fit(control, width)]
 
     def _code(self, rows: int, with_bytes: bool) -> list[Line]:
+        """Instructions around the cursor, with a line for each symbol that begins."""
         code, digits = self.instructions(), self._digits()
         cursor = self._cursor_row(code)
         top = max(0, min(cursor - rows // 3, len(code) - rows))
-        breakpoints = self._breakpoints()
         lines: list[Line] = []
-        for index, row in enumerate(code[top : top + rows], top):
-            marker = "●" if row["address"] in breakpoints else " "
+        self._shown = []
+        for index, row in enumerate(code[top:], top):
+            if len(lines) >= rows:
+                break
+            name = row["symbol"].partition("+")[0]
+            if name and (index == top or name != code[index - 1]["symbol"].partition("+")[0]):
+                lines.append([(f"  {row['symbol'] if index == top else name}:", "yellow")])
+                self._shown.append(row["address"])
+            self._shown.append(row["address"])
+            marker = "●" if row["breakpoint"] else " "
             arrow = "▶" if row["current"] else " "
             style = "now" if row["current"] else "cursor" if index == cursor else ""
             line: Line = [(marker, "red"), (arrow, "blue"), (f"{row['address']:0{digits}x}  ", style or "dim")]
             if with_bytes:
                 line.append((f"{row['bytes'].hex()[:20]:<21}", style or "dim"))
             line.append((f"{row['text']:<26}", style))
-            if row["target"] or row["symbol"]:
-                line.append((f" {row['target'] or row['symbol']}", "yellow"))
+            if row["target"]:
+                line.append((f" → {row['target']}", "yellow"))
+            if row["source"] and (not index or row["source"] != code[index - 1]["source"]):
+                file, number, text = row["source"]
+                line.append((f"  {file.rpartition('/')[2]}:{number} {text}", "green"))
             lines.append(line)
         return lines
 
@@ -220,16 +233,6 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
 
     def _digits(self) -> int:
         return int(self._now["width"]) // 4 if self._now else 16
-
-    def _breakpoints(self) -> set[int]:
-        """Addresses of the breakpoints that count for this domain."""
-        who = self.who()
-        found = (getattr(getattr(self.app, "engine", None), "breakpoints", None) or {}).values()
-        return {
-            point.address
-            for point in found
-            if getattr(point, "address", None) is not None and getattr(point, "domain", None) in (None, who and who[0])
-        }
 
     def _stack(self, digits: int, rows: int) -> list[Line]:
         lines: list[Line] = []
@@ -288,36 +291,38 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
                 self.code_at = self.cursor
         else:
             self.code_at = self.cursor = code[0 if row < 0 else -1]["address"]
-        self.redraw()
+        self.touch()
+
+    def _choose(self, _x: int, y: int) -> None:
+        if y < len(self._shown):
+            self.cursor = self._shown[y]
 
     def action_to_rip(self) -> None:
         """Back to RIP."""
         self.code_at = self.cursor = None
-        self.redraw()
+        self.touch()
 
-    def _here(self) -> tuple[int, int] | None:
-        """(domain, address) of the cursor."""
-        who, code = self.who(), self.instructions()
-        if who is None or not code:
-            return None
-        return who[0], code[self._cursor_row(code)]["address"]
+    def _here(self) -> dict[str, Any] | None:
+        """The instruction that the cursor is on."""
+        code = self.instructions()
+        return code[self._cursor_row(code)] if code else None
 
     def action_breakpoint(self) -> None:
         """A breakpoint on the line, or none any more."""
-        here = self._here()
-        if here:
-            self.post_message(self.Break(*here))
+        here, who = self._here(), self.who()
+        if here and who:
+            self.post_message(self.Break(who[0], here["address"], here["breakpoint"]))
 
     def action_run_here(self) -> None:
         """Run until the line is reached."""
-        here = self._here()
-        if here:
-            self.post_message(self.RunTo(*here))
+        here, who = self._here(), self.who()
+        if here and who:
+            self.post_message(self.RunTo(who[0], here["address"]))
 
     def action_side(self) -> None:
         """Stack or memory beside the code."""
         self.side = "memory" if self.side == "stack" else "stack"
-        self.redraw()
+        self.touch()
 
     def action_address(self) -> None:
         """Show the code at another address."""
@@ -333,11 +338,11 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
 
     def _show_code(self, place: str) -> None:
         self.code_at, self.cursor = place, None
-        self.redraw()
+        self.touch()
 
     def _show_memory(self, place: str) -> None:
         self.dump_at, self.side = place, "memory"
-        self.redraw()
+        self.touch()
 
     def action_who_wrote(self) -> None:
         """Go to what wrote the first word of the dump (or of the stack)."""
@@ -369,12 +374,7 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
 
     def _moved(self) -> None:
         self.code_at = self.cursor = None
-        self.redraw()
-
-    def on_click(self, event: events.Click) -> None:
-        """Take the focus."""
-        self.focus()
-        event.stop()
+        self.touch()
 
 
 def _hex(value: int, digits: int, changed: bool) -> Line:

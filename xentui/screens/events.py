@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding
 
@@ -10,9 +10,6 @@ from xentui.engine.trace_decode import seconds
 from xentui.engine.views import Query
 from xentui.screens.port_history import PortEvent, port_history
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, window, wrapped
-
-if TYPE_CHECKING:
-    from textual import events
 
 _BESIDE = 56
 """Cells that the details need beside the bitmap."""
@@ -77,6 +74,8 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         self.port = 1
         self._top = 0
         self._history: list[PortEvent] = []
+        self._seen: tuple[Any, list[Line]] = (None, [])
+        """The latest overview, and the bits that it was drawn from."""
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -124,6 +123,7 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         overview = words // 2 + 1 if side and left > words // 2 + 10 else 0
         rows = max(2, min(words, left - overview if side else left // 3))
         bitmap = [self._ruler(bits), *self._words(bits, ports, rows)]
+        self.spot(_LABEL, len(lines) + 1, bits["width"], rows, self._choose)
         if not side:
             return [*lines, *bitmap, *self._details(bits, ports, width)]
         if overview and rows < words:
@@ -182,6 +182,9 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
     def _overview(self, bits: dict[str, Any]) -> list[Line]:
         """The whole bitmap, two words a row by half blocks: orange pending, blue masked, grey neither."""
         width, words = bits["width"], bits["ports"] // bits["width"]
+        key = bits["pending"], bits["mask"]
+        if key == self._seen[0]:
+            return self._seen[1]
         lines: list[Line] = []
         for word in range(0, words, 2):
             line: Line = [(" " * _LABEL, "")]
@@ -189,6 +192,7 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
                 upper, lower = (self._colour(bits, (word + below) * width + bit) for below in (0, 1))
                 line.append(("▀", f"{upper} on {lower}"))
             lines.append(_merged(line))
+        self._seen = key, lines
         return lines
 
     def _colour(self, bits: dict[str, Any], port: int) -> str:
@@ -229,14 +233,19 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
     def action_move(self, step: int) -> None:
         """Another bit."""
         self.port = max(0, min(self._ports() - 1, self.port + step))
-        self.redraw()
+        self.touch()
+
+    def _choose(self, bit: int, row: int) -> None:
+        bits = self.answer("events.bitmaps")
+        if bits:
+            self.port = min(bits["ports"] - 1, (self._top + row) * bits["width"] + bit)
 
     def action_word(self, step: int) -> None:
         """The same bit of another word."""
         bits = self.answer("events.bitmaps")
         if bits and 0 <= self.port + step * bits["width"] < bits["ports"]:
             self.port += step * bits["width"]
-            self.redraw()
+            self.touch()
 
     def action_next_used(self, step: int) -> None:
         """The next port that is in use."""
@@ -244,7 +253,7 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         ahead = [port for port in used if (port - self.port) * step > 0]
         if used:
             self.port = (min(ahead) if step > 0 else max(ahead)) if ahead else used[0 if step > 0 else -1]
-            self.redraw()
+            self.touch()
 
     def action_raise_event(self) -> None:
         """Make the port pending, as its other end would."""
@@ -270,17 +279,12 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
     def action_domain(self, step: int) -> None:
         """Another domain."""
         self.domain = self.next_domain(self.whose(), step)
-        self.redraw()
+        self.touch()
 
     def action_follow(self) -> None:
         """Show whoever has the processor."""
         self.domain = None
-        self.redraw()
-
-    def on_click(self, event: events.Click) -> None:
-        """Take the focus."""
-        self.focus()
-        event.stop()
+        self.touch()
 
 
 def _merged(line: Line) -> Line:

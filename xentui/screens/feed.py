@@ -34,6 +34,9 @@ class Feed:
         self.on_notice: Callable[[str], None] = lambda text: None
         self.changed = True
         """Has anything happened since the last refresh?"""
+        self.strict = False
+        """Raise what goes wrong in a pane (for tests)."""
+        self._faulty: set[Pane] = set()
         self._asked: tuple[int, list[tuple[Pane, list[Query]]]] | None = None
 
     def pump(self) -> None:
@@ -76,8 +79,20 @@ class Feed:
         values = iter(event.answers)
         for pane, queries in asked:
             answers = {query.key: next(values, ViewError("no answer")) for query in queries}
-            if pane.is_attached:
-                pane.show(answers, self.status)
+            self._show(pane, answers)
+
+    def _show(self, pane: Pane, answers: dict[str, Any]) -> None:
+        """Let a pane draw. A fault of its own is told, and costs the user that pane at most."""
+        if not pane.is_attached:
+            return
+        try:
+            pane.show(answers, self.status)
+        except Exception as error:
+            if self.strict:
+                raise
+            if pane not in self._faulty:
+                self._faulty.add(pane)
+                self.on_notice(f"a fault of xentui's own in the pane {pane.TITLE}: {type(error).__name__}: {error}")
 
     def refresh(self) -> bool:
         """Ask what the panes want to know, if anything has changed; whether something was done."""
@@ -88,7 +103,7 @@ class Feed:
         asking = [(pane, queries) for pane, queries in wanted if queries]
         for pane, queries in wanted:
             if not queries or self.failure:
-                pane.show({}, self.status)
+                self._show(pane, {})
         if asking and not self.failure:
             self._asked = (self.engine.ask([query for _, queries in asking for query in queries]), asking)
         return True

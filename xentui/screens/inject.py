@@ -14,7 +14,6 @@ from xentui.engine.views import Query
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, window
 
 if TYPE_CHECKING:
-    from textual import events
     from textual.app import ComposeResult
 
 WIDE = 120
@@ -81,6 +80,8 @@ Keys: **↑ ↓** choose · **Enter** write the chosen fault, or inject an earli
         super().__init__(**options)
         self.index = 0
         self._top = 0
+        self._shown: list[int] = []
+        """The fault of each line of the catalogue."""
 
     def compose(self) -> ComposeResult:
         yield FaultLine(placeholder="fail hello32 mmu_update -ENOMEM every 3", select_on_focus=False)
@@ -130,17 +131,21 @@ Keys: **↑ ↓** choose · **Enter** write the chosen fault, or inject an earli
     def _catalogue(self, width: int, rows: int) -> list[Line]:
         lines: list[Line] = []
         section, chosen = "", 0
+        self._shown = []
         for number, kind in enumerate(CATALOGUE):
             if kind.section != section:
                 section = kind.section
                 lines.append([(section, "label")])
+                self._shown.append(number)
             here = number == self.index
             chosen = len(lines) if here else chosen
             style = "cursor" if here else ""
             lines.append([("› " if here else "  ", "blue"), *_form(kind, style)])
+            self._shown.append(number)
         rows -= 1
         self._top = window(len(lines), rows, chosen, self._top)
         shown = [fit(line, width) for line in lines[self._top : self._top + rows]]
+        self.spot(0, 5, width, rows, self._point)
         return [heading("what can be broken", width, f"{len(CATALOGUE)}"), *shown]
 
     def _injected(self, width: int, rows: int) -> list[Line]:
@@ -167,13 +172,17 @@ Keys: **↑ ↓** choose · **Enter** write the chosen fault, or inject an earli
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
+    def _point(self, _x: int, y: int) -> None:
+        if self._top + y < len(self._shown):
+            self.index = self._shown[self._top + y]
+
     def action_move(self, step: int) -> None:
         """Another line of the lists."""
         if self.index + step < 0:
             self.line.focus()
             return
         self.index = min(len(CATALOGUE) + len(self._done()) - 1, self.index + step)
-        self.redraw()
+        self.touch()
 
     def action_write(self) -> None:
         """Type a fault."""
@@ -220,7 +229,7 @@ Keys: **↑ ↓** choose · **Enter** write the chosen fault, or inject an earli
     def on_input_changed(self, event: Input.Changed) -> None:
         """What is typed is judged at once."""
         event.stop()
-        self.redraw()
+        self.touch()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Inject what is typed."""
@@ -233,12 +242,6 @@ Keys: **↑ ↓** choose · **Enter** write the chosen fault, or inject an earli
             return
         self.act("inject", None, text)
         self.line.value = ""
-
-    def on_click(self, event: events.Click) -> None:
-        """Take the focus."""
-        event.stop()
-        if event.widget is self:
-            self.focus()
 
 
 def general(kind: Kind) -> str:

@@ -27,6 +27,7 @@ class MainScreen(Screen[None], inherit_bindings=False):
 
     DEFAULT_CSS = """
     MainScreen { background: $background; layers: base; }
+    MainScreen.-present StatusBar { height: 1; }
     """
     app: XentuiApp
 

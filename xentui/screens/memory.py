@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from time import monotonic
+from typing import Any, ClassVar
 
 from textual.binding import Binding
 
@@ -15,9 +16,6 @@ from xentui.screens.memory_map import FrameMap
 from xentui.screens.page_tables import PageTableTree
 from xentui.screens.prompt import Prompt
 from xentui.screens.sheet import Line, SheetPane, fit, heading, window, wrapped
-
-if TYPE_CHECKING:
-    from textual import events
 
 PARTS = ("frames", "page tables", "walk", "refusals")
 _REACH = 1 << 18
@@ -90,7 +88,9 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         if PARTS[self.part] == "frames":
             self.map.width = max(16, self.content_size.width)
             self.map.rows = max(2, self.content_size.height - 7)
-            return [*asked, self.map.query(), Query("memory.frame", {"mfn": self.map.mfn})]
+            if self.map.due(monotonic()):
+                asked.append(self.map.query())
+            return [*asked, Query("memory.frame", {"mfn": self.map.mfn})]
         who = self.who()
         if who is None:
             return asked
@@ -133,15 +133,21 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         for number, name in enumerate(PARTS):
             tabs += [(f" {name} ", "now" if number == self.part else "dim"), (" ", "")]
         lines = [fit(tabs, width)]
+        place = 0
+        for number, name in enumerate(PARTS):
+            self.spot(place, 0, len(name) + 2, 1, lambda _x, _y, number=number: self._show_part(number))
+            place += len(name) + 3
         if self._audit is not None:
             good = "the frame table is what the page tables say"
             lines.append([("audit: ", "label"), (self._audit[0], "red") if self._audit else (good, "green")])
         rows = height - len(lines)
+        if PARTS[self.part] == "frames":
+            self.spot(0, len(lines) + 1, width, self.map.rows, self.map.choose)
         part = (self._draw_frames, self._draw_tables, self._draw_walk, self._draw_refusals)[self.part]
         return [*lines, *part(width, rows)]
 
     def _draw_frames(self, width: int, rows: int) -> list[Line]:
-        found, frame = self.answer("memory.frame_map"), self.answer("memory.frame")
+        found, frame = self.map.answer, self.answer("memory.frame")
         if found is None:
             return [[(self.failure(), "error")]]
         end = found["first"] + found["count"] - 1
@@ -225,11 +231,14 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
+    def _show_part(self, number: int) -> None:
+        self.part = number
+        self.line = self._top = 0
+
     def action_part(self, step: int) -> None:
         """The next part of the pane."""
-        self.part = (self.part + step) % len(PARTS)
-        self.line = self._top = 0
-        self.redraw()
+        self._show_part((self.part + step) % len(PARTS))
+        self.touch()
 
     def action_move(self, dx: int, dy: int) -> None:
         """Move the cursor of the part that is shown."""
@@ -244,7 +253,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
                 self.tables.collapse()
         else:
             self.line = max(0, self.line + dy)
-        self.redraw()
+        self.touch()
 
     def action_open(self) -> None:
         """Zoom in, open a table, or go to a refusal."""
@@ -254,7 +263,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
             self.tables.expand()
         elif PARTS[self.part] == "refusals" and self._refusals:
             self.post_message(self.Goto(record=self._refusals[self.line][0]))
-        self.redraw()
+        self.touch()
 
     def action_shut(self) -> None:
         """Zoom out, or close a table."""
@@ -262,12 +271,12 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
             self.map.zoom(False)
         else:
             self.tables.collapse()
-        self.redraw()
+        self.touch()
 
     def action_colour(self) -> None:
         """Frames by owner or by type."""
         self.map.by = "type" if self.map.by == "owner" else "owner"
-        self.redraw()
+        self.touch()
 
     def action_address(self) -> None:
         """Walk an address."""
@@ -275,7 +284,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         def walk(text: str | None) -> None:
             if text:
                 self.address, self.part, self.line = text.strip(), PARTS.index("walk"), 0
-                self.redraw()
+                self.touch()
 
         self.app.push_screen(Prompt("Walk: an address, a register, a symbol, with + and -", ""), walk)
 
@@ -316,12 +325,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
 
     def _moved(self) -> None:
         self.tables.reset()
-        self.redraw()
-
-    def on_click(self, event: events.Click) -> None:
-        """Take the focus."""
-        self.focus()
-        event.stop()
+        self.touch()
 
 
 def _explain(record: Record, width: int) -> list[Line]:

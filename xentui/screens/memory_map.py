@@ -22,6 +22,8 @@ _TYPES = {
 _FREE, _XEN = 254, 255
 _SPECIAL = {_FREE: ("free", "#1c2024"), _XEN: ("Xen", "#c8ccd0")}
 _CURSOR = "#ffffff"
+_SECONDS = 1.0
+"""Between two looks at the whole frame table."""
 
 
 class FrameMap:
@@ -32,7 +34,10 @@ class FrameMap:
         self.first = self.count = 0
         self.cell = 0
         self.width, self.rows = 64, 8
-        self._answer: dict[str, Any] | None = None
+        self.answer: dict[str, Any] | None = None
+        self._asked: tuple[float, Query | None] = (0.0, None)
+        self._drawn: tuple[Any, list[Line]] = (None, [])
+        """The latest lines, and what they were drawn from."""
 
     def query(self) -> Query:
         """What the map asks."""
@@ -41,40 +46,54 @@ class FrameMap:
             {"cells": self.width * self.rows * 2, "by": self.by, "first": self.first, "count": self.count},
         )
 
+    def due(self, now: float) -> bool:
+        """Ask (again)? A big machine's map takes the engine some milliseconds: once a second, and for another view."""
+        query = self.query()
+        if query == self._asked[1] and now - self._asked[0] < _SECONDS:
+            return False
+        self._asked = now, query
+        return True
+
     @property
     def mfn(self) -> int:
         """The first frame under the cursor."""
-        if self._answer is None:
+        if self.answer is None:
             return 0
-        last = self._answer["first"] + self._answer["count"] - 1
-        return int(min(last, self._answer["first"] + self.cell * self._answer["size"]))
+        last = self.answer["first"] + self.answer["count"] - 1
+        return int(min(last, self.answer["first"] + self.cell * self.answer["size"]))
 
     def update(self, answer: dict[str, Any]) -> None:
         """The latest answer."""
-        self._answer = answer
+        self.answer = answer
         self.cell = max(0, min(self.cell, len(answer["cells"]) - 1))
 
     def move(self, dx: int, dy: int) -> None:
         """Another cell."""
-        if self._answer is not None:
+        if self.answer is not None:
             cell = self.cell + dx + dy * self.width
-            if 0 <= cell < len(self._answer["cells"]):
+            if 0 <= cell < len(self.answer["cells"]):
                 self.cell = cell
+
+    def choose(self, x: int, y: int) -> None:
+        """The upper cell of a character."""
+        cell = 2 * y * self.width + x
+        if self.answer is not None and cell < len(self.answer["cells"]):
+            self.cell = cell
 
     def zoom(self, into: bool) -> None:
         """Show an eighth of what is shown, around the cursor; or all again."""
-        if self._answer is None:
+        if self.answer is None:
             return
         if not into:
             mfn = self.mfn
             self.first = self.count = 0
-            self.cell = mfn // max(1, -(-self._answer["frames"] // (self.width * self.rows * 2)))
+            self.cell = mfn // max(1, -(-self.answer["frames"] // (self.width * self.rows * 2)))
             return
-        count = max(self.width * self.rows * 2, self._answer["count"] // 8)
-        if count >= self._answer["count"]:
+        count = max(self.width * self.rows * 2, self.answer["count"] // 8)
+        if count >= self.answer["count"]:
             return
         mfn = self.mfn
-        self.first = max(0, min(mfn - count // 2, self._answer["frames"] - count))
+        self.first = max(0, min(mfn - count // 2, self.answer["frames"] - count))
         self.count = count
         self.cell = (mfn - self.first) // max(1, -(-count // (self.width * self.rows * 2)))
 
@@ -82,18 +101,18 @@ class FrameMap:
         """The colour of a code."""
         if code in _SPECIAL:
             return _SPECIAL[code][1]
-        names = self._answer["names"] if self._answer else []
+        names = self.answer["names"] if self.answer else []
         if self.by == "type":
             return _TYPES.get(names[code] if code < len(names) else "", "#3a4148")
         return _COLOURS[code % len(_COLOURS)]
 
     def legend(self, width: int) -> list[Line]:
         """What the colours are, with how many frames."""
-        if self._answer is None:
+        if self.answer is None:
             return []
         lines: list[Line] = [[]]
-        for code, total in self._answer["totals"].items():
-            name = _SPECIAL[code][0] if code in _SPECIAL else self._answer["names"][code]
+        for code, total in self.answer["totals"].items():
+            name = _SPECIAL[code][0] if code in _SPECIAL else self.answer["names"][code]
             item: Line = [("██ ", self.colour(code)), (f"{name} ", ""), (f"{total}   ", "dim")]
             if length(lines[-1]) + length(item) > width:
                 lines.append([])
@@ -102,9 +121,12 @@ class FrameMap:
 
     def draw(self) -> list[Line]:
         """The map: a character is two cells, the upper one above the lower; the cursor's is white."""
-        if self._answer is None:
+        if self.answer is None:
             return []
-        cells, width = self._answer["cells"], self.width
+        cells, width = self.answer["cells"], self.width
+        key = (cells, width, self.cell, self.by, tuple(self.answer["names"]))
+        if key == self._drawn[0]:
+            return self._drawn[1]
         lines: list[Line] = []
         for row in range(0, -(-len(cells) // width), 2):
             upper = cells[row * width : (row + 1) * width]
@@ -119,6 +141,7 @@ class FrameMap:
                 else:
                     line.append(("▀", style))
             lines.append(line)
+        self._drawn = key, lines
         return lines
 
     def _cell_colour(self, cell: int, code: int) -> str:

@@ -37,7 +37,7 @@ class Pane(Widget, can_focus=True):
     @dataclass
     class WhoWrote(Message):
         """Go to what wrote a value: ("pte", machine address), ("port", domain, port), ("memory", domain, vcpu,
-        address, size), ("register", domain, vcpu, name)."""
+        address, size), ("register", domain, vcpu, name), ("ring", domain, page, ring): who moved its producer."""
 
         what: tuple[Any, ...]
 
@@ -55,10 +55,11 @@ class Pane(Widget, can_focus=True):
 
     @dataclass
     class Break(Message):
-        """Set a breakpoint at a virtual address of a domain, or take away the one that is there."""
+        """Set a breakpoint at a virtual address of a domain, or take away the one that is there, by its number."""
 
         domain: int
         address: int
+        number: int | None = None
 
     @dataclass
     class RunTo(Message):

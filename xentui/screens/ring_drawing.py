@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import cos, pi, sin
 from typing import Any
 
@@ -10,6 +11,8 @@ from xentui.screens.sheet import Line, fit, length
 _STATES = {"free": ("◦", "dim"), "waiting": ("●", "orange"), "outstanding": ("◐", "blue"), "answered": ("◉", "green")}
 """State of a slot to its character and ink."""
 _STEPS = 1440
+_NARROW = 70
+"""Cells below which a circle's pointers have short names."""
 _MASK32 = 0xFFFF_FFFF
 
 
@@ -82,19 +85,16 @@ class _Grid:
 def circle(part: dict[str, Any], width: int, height: int) -> list[Line]:
     """The ring as the paper's Figure 2 has it: index 0 at the top, indices grow clockwise."""
     grid = _Grid(width, height)
-    radius = min((height - 2) / 2, (width - 44) / 4)
+    narrow = width < _NARROW
+    radius = min((height - 2) / 2, (width - (30 if narrow else 44)) / 4)
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
-    places: list[tuple[int, int]] = []
-    for step in range(_STEPS):
-        place = _on_circle(step / _STEPS, radius, middle_x, middle_y)
-        if not places or place != places[-1]:
-            places.append(place)
-    if places[0] == places[-1]:
-        places.pop()
+    places = _places(radius, middle_x, middle_y)
     for place, state in zip(places, states(part, len(places)), strict=True):
         character, ink = _STATES[state]
         grid.write(*place, character, ink)
     for slot, names in _labels(part).items():
+        if narrow:
+            names = names.replace("producer", "prod").replace("consumer", "cons")
         share = slot / part["size"]
         x, y = places[slot * len(places) // part["size"]]
         character = grid.cells[y][x][0]
@@ -107,6 +107,19 @@ def circle(part: dict[str, Any], width: int, height: int) -> list[Line]:
     for row, (text, ink) in enumerate(((title, "title"), (amount, "orange" if part["waiting"] else "dim"))):
         grid.write(int(middle_x - len(text) / 2 + 0.5), int(middle_y) + row, text, ink)
     return grid.lines()
+
+
+@cache
+def _places(radius: float, middle_x: float, middle_y: float) -> list[tuple[int, int]]:
+    """The cells around a circle, each once, clockwise from the top."""
+    places: list[tuple[int, int]] = []
+    for step in range(_STEPS):
+        place = _on_circle(step / _STEPS, radius, middle_x, middle_y)
+        if not places or place != places[-1]:
+            places.append(place)
+    if places[0] == places[-1]:
+        places.pop()
+    return places
 
 
 def _on_circle(share: float, radius: float, middle_x: float, middle_y: float) -> tuple[int, int]:

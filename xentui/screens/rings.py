@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding
 
@@ -11,10 +11,8 @@ from xentui.screens.prompt import Prompt
 from xentui.screens.ring_drawing import bar, circle, legend
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, wrapped
 
-if TYPE_CHECKING:
-    from textual import events
-
-_CIRCLE_ROWS = 15
+_CIRCLE_ROWS, _CIRCLE_CELLS = 13, 56
+"""The least room for a circle."""
 _BLOCK_REQUEST = 112
 """Bytes of a slot of a block device's ring for 64-bit guests."""
 
@@ -96,7 +94,7 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         lines = [fit(tabs, width), fit([(f"machine frame {found['mfn']:#x}: {found['shape']}", "dim")], width)]
         each = width // len(parts)
         rows = min(21, height - 12)
-        if rows >= _CIRCLE_ROWS and each >= 70:
+        if rows >= _CIRCLE_ROWS and each >= _CIRCLE_CELLS:
             drawn = circle(parts[0], each - 2, rows)
             lines += drawn if len(parts) == 1 else beside(drawn, circle(parts[1], each - 2, rows), each)
         else:
@@ -137,17 +135,17 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         """Another ring of the domain."""
         count = len(self.answer("rings.rings") or [1])
         self.index = (self.index + step) % count
-        self.redraw()
+        self.touch()
 
     def action_domain(self, step: int) -> None:
         """Another domain."""
         self.domain, self.index = self.next_domain(self.whose(), step), 0
-        self.redraw()
+        self.touch()
 
     def action_follow(self) -> None:
         """Show whoever has the processor."""
         self.domain = None
-        self.redraw()
+        self.touch()
 
     def action_slot_size(self) -> None:
         """How many bytes a slot of a granted ring has."""
@@ -158,7 +156,7 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         def take(text: str | None) -> None:
             if text:
                 self.entry = int(text)
-                self.redraw()
+                self.touch()
 
         question = "Bytes of a slot (block 112, block of 32-bit guests 108, net transmit 12, net receive 8)"
         self.app.push_screen(Prompt(question, str(self.entry), check=check), take)
@@ -168,11 +166,6 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         found = self.answer("rings.ring")
         if found is not None:
             self.post_message(self.WhoWrote(("ring", found["domain"], found["name"], found["rings"][0]["name"])))
-
-    def on_click(self, event: events.Click) -> None:
-        """Take the focus."""
-        self.focus()
-        event.stop()
 
 
 def _messages(part: dict[str, Any], width: int, rows: int) -> list[Line]:

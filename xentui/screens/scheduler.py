@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding
 
@@ -13,9 +13,6 @@ from xentui.engine.views import Query
 from xentui.screens.gantt import NOBODY, History, Share
 from xentui.screens.prompt import Prompt
 from xentui.screens.sheet import Line, SheetPane, fit, heading, window, wrapped
-
-if TYPE_CHECKING:
-    from textual import events
 
 _LABEL, _PERCENT = 17, 6
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -112,6 +109,7 @@ of its domain · **A** of the scheduler · **f** follow the present
         ]
         rows = max(2, min(len(vcpus), (height - 5) // 2))
         self._top = window(len(vcpus), rows, self.row, self._top)
+        self.spot(_LABEL, len(lines), self._cells(), rows, self._choose)
         for index, vcpu in enumerate(vcpus[self._top : self._top + rows], self._top):
             lines.append(self._strip(vcpu, index, start, end, width))
         lines.append(self._axis(start, end, width))
@@ -191,12 +189,12 @@ of its domain · **A** of the scheduler · **f** follow the present
             shift = max(1, self.span // cells) * (cursor if cursor < 0 else cursor - cells + 1)
             self.end = max(self.span, min(self.end + shift, int(getattr(self.status, "time", 0))))
         self.cursor = max(0, min(cells - 1, cursor))
-        self.redraw()
+        self.touch()
 
     def action_row(self, step: int) -> None:
         """Another vCPU."""
         self.row = max(0, self.row + step)
-        self.redraw()
+        self.touch()
 
     def action_zoom(self, direction: int) -> None:
         """Show twice the time, or half of it, around the cursor."""
@@ -207,7 +205,7 @@ of its domain · **A** of the scheduler · **f** follow the present
             self.end = max(self.span, min(moment + self.span // 2, max(now, self.span)))
             start, end = self.window()
             self.cursor = max(0, min(self._cells() - 1, (moment - start) * self._cells() // max(1, end - start)))
-        self.redraw()
+        self.touch()
 
     def action_goto(self) -> None:
         """Take everything to the moment."""
@@ -218,7 +216,7 @@ of its domain · **A** of the scheduler · **f** follow the present
     def action_follow(self) -> None:
         """Show the present."""
         self.end = self.cursor = None
-        self.redraw()
+        self.touch()
 
     def action_adjust(self) -> None:
         """Change a parameter of the chosen vCPU's domain."""
@@ -249,16 +247,10 @@ of its domain · **A** of the scheduler · **f** follow the present
         first = next(iter(known.items()), ("", 0))
         self.app.push_screen(Prompt(question, f"{first[0]} {first[1]}", [f"{name} " for name in known], check), take)
 
-    def on_click(self, event: events.Click) -> None:
-        """A click on a strip chooses the moment."""
-        self.focus()
-        event.stop()
-        cell = event.get_content_offset(self)
-        if cell is not None and 0 <= cell.x - _LABEL < self._cells():
-            if self.end is None:
-                self.end = self.window()[1]
-            self.cursor = cell.x - _LABEL
-            self.redraw()
+    def _choose(self, x: int, y: int) -> None:
+        if self.end is None:
+            self.end = self.window()[1]
+        self.cursor, self.row = x, self._top + y
 
 
 def _label(vcpu: dict[str, Any]) -> str:

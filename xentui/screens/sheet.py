@@ -20,6 +20,8 @@ from xentui.engine.views import ViewError
 from xentui.screens.pane import Pane
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from textual import events
 
 Line = list[tuple[str, str]]
@@ -123,6 +125,7 @@ class SheetPane(Pane):
         self.answers: dict[str, Any] = {}
         self.status: Any = None
         self._lines: list[Line] = []
+        self._spots: list[tuple[Region, Callable[[int, int], None]]] = []
 
     def draw(self, width: int, height: int) -> list[Line]:
         """The pane's lines."""
@@ -146,6 +149,7 @@ class SheetPane(Pane):
         width, height = self.content_size
         if not width or not height:
             return
+        self._spots.clear()
         lines = self.draw(width, height)[:height]
         old, self._lines = self._lines, lines
         dirty = [
@@ -156,11 +160,33 @@ class SheetPane(Pane):
         if dirty:
             self.refresh(*dirty)
 
+    def touch(self) -> None:
+        """The pane's own wishes have changed: draw what is known already, and ask anew even while nothing runs."""
+        feed = getattr(self.app, "feed", None)
+        if feed is not None:
+            feed.changed = True
+        self.redraw()
+
     def on_resize(self, _event: events.Resize) -> None:
         """Lay out anew."""
         self._lines = []
         self.redraw()
         self.refresh()
+
+    def spot(self, x: int, y: int, width: int, height: int, chosen: Callable[[int, int], None]) -> None:
+        """While drawing: a click within this region calls `chosen` with the column and row in it."""
+        self._spots.append((Region(x, y, width, height), chosen))
+
+    def on_click(self, event: events.Click) -> None:
+        """Take the focus, and choose what is under the mouse."""
+        event.stop()
+        self.focus()
+        at = event.get_content_offset(self)
+        for region, chosen in self._spots:
+            if at is not None and region.contains_point(at):
+                chosen(at.x - region.x, at.y - region.y)
+                self.touch()
+                return
 
     def render_line(self, y: int) -> Strip:
         """One row for Textual."""

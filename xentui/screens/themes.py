@@ -1,4 +1,4 @@
-"""The console's two themes. Blue and orange carry the meaning, which the colour-blind tell apart; red and green do not.
+"""The console's themes. Blue and orange carry the meaning, which the colour-blind tell apart; red and green do not.
 
 `$primary` (blue) is what is current or runs, `$accent` (orange) what has stopped or wants attention, `$error`
 (vermilion, always with a word or sign) what has crashed. `$muted` is for what frames the facts.
@@ -48,6 +48,27 @@ LIGHT = Theme(
         "input-selection-background": "#bcd9f7",
     },
 )
+CONTRAST = Theme(
+    name="xentui-contrast",
+    primary="#4db2ff",
+    secondary="#9fd6ff",
+    accent="#ffb000",
+    warning="#ffb000",
+    error="#ff5a36",
+    success="#4db2ff",
+    foreground="#ffffff",
+    background="#000000",
+    surface="#0a0a0a",
+    panel="#5a6672",
+    dark=True,
+    variables={
+        "muted": "#b4bfca",
+        "block-cursor-background": "#0050a0",
+        "block-cursor-foreground": "#ffffff",
+        "input-selection-background": "#0050a0",
+    },
+)
+"""For the back row: presentation mode."""
 
 DEFAULTS = {"muted": "#8593a1"}
 """Variables of ours, for themes that do not have them."""

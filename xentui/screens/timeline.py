@@ -76,9 +76,10 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
         engine = getattr(self.app, "engine", None)
-        if status is not None and engine is not None:
+        records = getattr(engine, "records", None)
+        if status is not None and records is not None:
             marks = getattr(getattr(self.app, "control", None), "marks", ())
-            self.show_records(engine.records, status, known_to(engine, marks))
+            self.show_records(records, status, known_to(engine, marks))
 
     def show_records(self, source: Any, status: Any, moments: list[Moment]) -> None:
         """Show a source of records as the engine's status has it, with moments that records do not tell of."""

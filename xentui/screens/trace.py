@@ -85,7 +85,6 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
         self.summary: Summary | None = None
         self._keys: list[Any] = []
         self._strips: list[Strip] = []
-        self._decoded: dict[Any, Line] = {}
         self._widest = (0, 1)
         self._busy = False
         self._said = ""
@@ -94,18 +93,16 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
         engine = getattr(self.app, "engine", None)
-        if engine is None or status is None:
+        records = getattr(engine, "records", None)
+        if records is None or status is None:
             return
         for number, spec in enumerate(getattr(getattr(engine, "setup", None), "specs", ()), 1):
             self.model.names.setdefault(number, spec.name)  # domains that were gone before the pane was opened
-        self.show_records(engine.records, status)
+        self.show_records(records, status)
 
     def show_records(self, source: Any, status: Any) -> None:
         """Show a source of records as the engine's status has it."""
-        branch = self.model._branch
         self.model.update(source, status)
-        if branch != self.model._branch:
-            self._decoded.clear()
         self._work()
 
     def _work(self) -> None:
@@ -315,10 +312,15 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
 
     def on_resize(self, _event: events.Resize) -> None:
         """Lay out anew."""
-        self._decoded.clear()
         self._keys = []
         self._work()
         self.redraw()
+
+    def notify_style_update(self) -> None:
+        """Another theme has other colours."""
+        super().notify_style_update()
+        if self.is_attached:
+            self.redraw()
 
     def redraw(self) -> None:
         """Make the lines; paint those that differ."""
@@ -333,7 +335,7 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
 
     def _sheet(self, width: int, height: int) -> tuple[list[Any], list[Strip]]:
         """A key that says what each row shows, and the row; rows that show the same are taken over."""
-        dark, base = self.app.current_theme.dark, self.rich_style
+        dark, base, look = self.app.current_theme.dark, self.rich_style, self.app.theme
         known = dict(zip(self._keys, self._strips, strict=False))
         keys: list[Any] = []
         strips: list[Strip] = []
@@ -348,23 +350,23 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
             runs = None
             numbers, lines = self._list(width)
         header = self._header(width)
-        add(("header", header, width, dark), partial(runs_strip, [header], width, base, dark))
+        add(("header", header, width, look), partial(runs_strip, [header], width, base, dark))
         if runs is not None:
             for row in runs[: height - 1]:
-                add((tuple(row), width, dark), partial(runs_strip, row, width, base, dark))
+                add((tuple(row), width, look), partial(runs_strip, row, width, base, dark))
         else:
             size = len(self.model.list) if self.model.list is not None else 0
             bar = scroll_bar(size, len(lines), self.model.top)
             for y, (number, made) in enumerate(zip(numbers, lines, strict=True)):
                 ahead, selected = number >= self.model.now, number == self.model.cursor
-                key = ("record", number, made, ahead, selected, bar[y], width, dark)
+                key = ("record", number, made, ahead, selected, bar[y], width, look)
                 add(key, partial(line_strip, made, ahead, selected, bar[y], width, base, dark))
             for y in range(len(lines), self.rows_height):
-                add(("blank", y, width), partial(Strip.blank, width, base))
+                add(("blank", y, width, look), partial(Strip.blank, width, base))
             for y, row in enumerate(self._detail(width, height)):
-                add((y, tuple(row), width, dark), partial(runs_strip, row, width, base, dark))
+                add((y, tuple(row), width, look), partial(runs_strip, row, width, base, dark))
         while len(strips) < height:
-            add(("end", len(strips), width), partial(Strip.blank, width, base))
+            add(("end", len(strips), width, look), partial(Strip.blank, width, base))
         return keys, strips
 
     def _list(self, width: int) -> tuple[list[int], list[Line]]:

@@ -52,6 +52,8 @@ class TraceModel:
         self.searching: tuple[int, int] | None = None
         """Where a search goes on, and in which direction."""
         self._branch = 0
+        self._anchor: tuple[int, int] | None = None
+        """`top` and the number of the record there: what stays in place when the ring drops records, or on a filter."""
         self._wanted_place = False  # is the selected record to be brought into view?
         self._created: Matches | None = None
         self._read = 0
@@ -151,6 +153,8 @@ class TraceModel:
         if self.list is None or height <= 0:
             return []
         size, now = len(self.list), self.list.place(self.now)
+        if self._anchor is not None and self._anchor[0] == self.top:
+            self.top = self.list.place(self._anchor[1])
         if self.follow:
             ahead = 0 if self.live else min(height // 3, size - now)
             self.top = now + ahead - height
@@ -162,7 +166,12 @@ class TraceModel:
                 self.top = place - 2 * height // 3
         self._wanted_place = False
         self.top = max(0, min(self.top, size - height))
-        return self.list.numbers(self.top, self.top + height)
+        numbers = self.list.numbers(self.top, self.top + height)
+        if self.list.complete:
+            self._anchor = (self.top, numbers[0]) if numbers else None
+        elif self._anchor is not None:
+            self._anchor = (self.top, self._anchor[1])
+        return numbers
 
     def reveal(self, height: int) -> None:
         """Move the window, as little as can be, so that the selected record is seen."""

@@ -1,7 +1,8 @@
 """What a person at domain 0 does to a domain: xl's pause, unpause, shutdown, reboot, save and resume, rename, mem-set.
 
-Each function does its work at once, between two slices of the machine; what it asks of a guest's kernel (to power off,
-to suspend, to balloon) is a node in xenstore, which the kernel watches and may ignore.
+Each function does its work at once, between two slices of the machine, as part of an action (actions.py); what it asks
+of a guest's kernel (to power off, to suspend, to balloon) is a node in xenstore, which the kernel watches and may
+ignore.
 """
 
 from __future__ import annotations

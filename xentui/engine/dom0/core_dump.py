@@ -240,15 +240,15 @@ class Core:
 
 
 def write_core(domain: Domain, folder: Path) -> Path:
-    """Write the core of a domain as NAME-TIME.core into a folder, by its wall clock; the file. Raises OSError."""
+    """Write the core of a domain as NAME-TIME.core into a folder, by its wall clock; the file. Raises OSError.
+
+    The same run again writes the same file.
+    """
     from datetime import UTC, datetime
 
     hv = domain.hv
-    seconds = (hv.wall_clock + domain.wall_clock_offset + hv.clock.now()) // 1_000_000_000
-    moment = datetime.fromtimestamp(max(0, seconds), UTC).strftime("%Y-%m%d-%H%M.%S")
-    name = domain.name.replace("/", "_")
-    path, number = folder / f"{name}-{moment}.core", 2
-    while path.exists():
-        path, number = folder / f"{name}-{moment}-{number}.core", number + 1
+    now = max(0, hv.wall_clock + domain.wall_clock_offset + hv.clock.now()) // 1000
+    moment = datetime.fromtimestamp(now // 1_000_000, UTC).strftime("%Y-%m%d-%H%M.%S")
+    path = folder / f"{domain.name.replace('/', '_')}-{moment}.{now % 1_000_000:06}.core"
     Core(domain).write(path)
     return path

@@ -12,6 +12,7 @@ from xentui.engine.views.find import (
     is_loaded,
     peek,
     register,
+    source_at,
     state_of,
     symbol_at,
     translate,
@@ -132,7 +133,8 @@ def _decoder(mode: int) -> Any:
 def code(
     machine: Machine, domain: int, vcpu: int = 0, before: int = 4, after: int = 12, at: int | str | None = None
 ) -> list[dict[str, Any]]:
-    """Instructions around RIP, or around an address: {address, bytes, text, symbol, target, source, current}.
+    """Instructions around RIP, or around an address: {address, bytes, text, symbol, target, source, current,
+    breakpoint}.
 
     x86 code cannot be read backwards: what stands before is the longest run of instructions that ends at the address.
     """
@@ -148,7 +150,21 @@ def code(
     if not lines:
         why = "cannot be decoded" if forward else "is not mapped"
         lines = [(place, min(1, len(forward)), f"({why})", "")]
-    return [_line(who, line, rip, base) for line in _backward(who, decoder, place, base, before) + lines]
+    points = _breakpoints(machine, who)
+    found = [_line(who, line, rip, base) for line in _backward(who, decoder, place, base, before) + lines]
+    return [{**line, "breakpoint": points.get(line["address"])} for line in found]
+
+
+def _breakpoints(machine: Machine, vcpu: Vcpu) -> dict[int, int]:
+    """Address to number of the breakpoints on code that hold for a vCPU."""
+    found: dict[int, int] = {}
+    for number, point, _ in machine.breakpoints:
+        if point.kind == "address" and point.domain in (None, vcpu.domain.name):
+            try:
+                found[address_of(vcpu, point.what)] = number
+            except ViewError:
+                continue  # another kernel's symbol
+    return found
 
 
 def _backward(vcpu: Vcpu, decoder: Any, place: int, base: int, count: int) -> list[tuple[int, int, str, str]]:
@@ -175,7 +191,7 @@ def _line(vcpu: Vcpu, line: tuple[int, int, str, str], rip: int, base: int) -> d
         "text": f"{mnemonic} {operands}".rstrip(),
         "symbol": symbol_at(vcpu.domain, address),
         "target": target,
-        "source": None,
+        "source": source_at(vcpu.domain, address),
         "current": address == rip,
     }
 

@@ -5,31 +5,38 @@ Looking must change nothing, not even an accessed bit, so that pages are walked 
 
 from __future__ import annotations
 
+import linecache
 import re
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xentui.engine.symbols import symbols_of
 from xentui.engine.views import ViewError
 from xentui.engine.x86 import state as s
-from xentui.engine.x86.paging import FRAME_MASK, L1_SHIFT, L2_SHIFT, L3_SHIFT, L4_SHIFT, PRESENT, PSE
+from xentui.engine.x86.paging import FRAME_MASK, L1_SHIFT, L2_SHIFT, L3_SHIFT, L4_SHIFT, PAGE_SIZE, PRESENT, PSE
 from xentui.engine.x86.state import State
+from xentui.engine.xen.abi.hypercalls import NAMES as HYPERCALLS
 from xentui.engine.xen.domain_builder import first_state
 
 if TYPE_CHECKING:
     from xentui.engine.machine import Machine
+    from xentui.engine.symbols import Symbols
     from xentui.engine.xen.domain import Domain, Vcpu
 
 VIEWS: tuple[str, ...] = ()
 
 SHIFTS = (L4_SHIFT, L3_SHIFT, L2_SHIFT, L1_SHIFT)
+_HYPERCALL_PAGE, _HYPERCALL_STUB = "hypercall_page", 32
 _LARGE_PAGE = 1 << L2_SHIFT
 
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{number}" for number in range(8, 16)))
-_INDEX = {
+INDEX = {
     **{name: index for index, name in enumerate(("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"))},
     **{f"r{number}": number for number in range(8, 16)},
     "rip": s.RIP,
 }
+"""General registers and RIP to where they lie in a `State`'s words."""
 _TERM = re.compile(r"\s*([+-]?)\s*(0x[0-9a-fA-F]+|\d+|[A-Za-z_.$][\w.$]*)")
 
 
@@ -68,11 +75,11 @@ def state_of(vcpu: Vcpu) -> State:
 def register(state: State, name: str) -> int | None:
     """A general register or RIP by its 64-bit or 32-bit name; None if there is no such register."""
     name = name.lower().lstrip("$")
-    if name in _INDEX:
-        return int(state.q[_INDEX[name]])
+    if name in INDEX:
+        return int(state.q[INDEX[name]])
     wide = "r" + name[1:]
-    if name[:1] == "e" and wide in _INDEX and len(name) == 3:
-        return int(state.q[_INDEX[wide]]) & s.MASK32
+    if name[:1] == "e" and wide in INDEX and len(name) == 3:
+        return int(state.q[INDEX[wide]]) & s.MASK32
     if name == "cr2":
         return int(state.q[s.CR2])
     if name == "cr3":
@@ -106,19 +113,55 @@ def address_of(vcpu: Vcpu, place: int | str) -> int:
 # --- symbols -------------------------------------------------------------------------------------------------------
 
 
+def _symbols(domain: Domain) -> Symbols | None:
+    """The symbols of a domain's kernel: a view asks a hundred times, and the file is looked at once."""
+    if domain.kernel not in _KERNELS:
+        _KERNELS[domain.kernel] = symbols_of(domain)
+    return _KERNELS[domain.kernel]
+
+
+_KERNELS: dict[Path | None, Symbols | None] = {}
+
+
 def symbol_address(domain: Domain, name: str) -> int:
     """Where a symbol of the domain's kernel lies. Raises ViewError."""
-    symbols = symbols_of(domain)
-    address = symbols.address(name) if symbols else None
-    if address is not None:
-        return address
-    raise ViewError(f"{name!r} is neither a register nor a symbol of {domain.name}")
+    symbols = _symbols(domain)
+    found = symbols.address(name) if symbols else None
+    if found is None:
+        raise ViewError(f"{name!r} is neither a register nor a symbol of {domain.name}")
+    return found
 
 
 def symbol_at(domain: Domain, address: int) -> str:
-    """`name+0x12` of the symbol that holds an address; empty where none does."""
-    symbols = symbols_of(domain)
-    return symbols.name(address) if symbols else ""
+    """`name+0x12` of the symbol that holds an address, of the hypercall page the call; empty where none does."""
+    symbols = _symbols(domain)
+    place = symbols.place(address) if symbols else None
+    if place is None:
+        return ""
+    name, offset = place
+    if name == _HYPERCALL_PAGE and offset < PAGE_SIZE:
+        number, offset = divmod(offset, _HYPERCALL_STUB)
+        name = f"hypercall {HYPERCALLS.get(number, number)}"
+    return f"{name}+{offset:#x}" if offset else name
+
+
+def source_at(domain: Domain, address: int) -> tuple[str, int, str] | None:
+    """(file, line, its text if the file is at hand) of an instruction, where the kernel has DWARF line numbers."""
+    symbols = _symbols(domain)
+    line = symbols.line(address) if symbols else None
+    if line is None or domain.kernel is None:
+        return None
+    return line.file, line.line, _source_line(line.file, line.line, str(domain.kernel.parent))
+
+
+@lru_cache(maxsize=4096)
+def _source_line(file: str, number: int, folder: str) -> str:
+    """A line of a source file, looked for where the kernel was built and beside it."""
+    for path in (Path(file), Path(folder, file), Path(folder, Path(file).name)):
+        text = linecache.getline(str(path), number)
+        if text:
+            return text.strip()
+    return ""
 
 
 # --- memory --------------------------------------------------------------------------------------------------------

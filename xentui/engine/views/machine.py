@@ -24,7 +24,7 @@ def summary(machine: Machine) -> dict[str, Any]:
         "traps": entry.traps,
         "direct_traps": entry.direct,
         "records": machine.trace.head,
-        "scheduler": type(machine.scheduler).__name__.lower(),
+        "scheduler": machine.scheduler.name,
     }
 
 

@@ -84,10 +84,12 @@ def _majority(part: Any, size: int) -> bytes:
 
     if size == 1:
         return bytes(part.tobytes())
-    values, places = numpy.unique(part, return_inverse=True)
+    values = numpy.bincount(part, minlength=256).nonzero()[0]
+    dense = numpy.zeros(256, numpy.int32)
+    dense[values] = range(len(values))
     cells = -(-len(part) // size)
-    cell = numpy.arange(len(part)) // size
-    table = numpy.bincount(cell * len(values) + places, minlength=cells * len(values))
+    places = dense[part] + numpy.repeat(numpy.arange(cells, dtype=numpy.int32) * len(values), size)[: len(part)]
+    table = numpy.bincount(places, minlength=cells * len(values))
     return bytes(values[table.reshape(cells, len(values)).argmax(axis=1)].astype(numpy.uint8).tobytes())
 
 

@@ -314,6 +314,8 @@ class Processor:
 
         QEMU makes such a block when CPUState.cflags_next_tb asks for one (cpu_exec), and keeps it beside others
         that begin there, so that nothing is flushed. A trap on the way ends it, and so does every block that it meets.
+        The block has been made already, by `_block_of`: one of a single instruction without a breakpoint. What comes
+        behind it is translated here, as it will run later.
         """
         if count == 1 and self.debug_registers.addresses and self.debug_registers.meets():
             return
@@ -322,12 +324,9 @@ class Processor:
         self._block[native.EXEMPT_ADDRESS] = self.state.q[RIP] + self.state.q[CS_BASE] & MASK64
         self._counters[8 * native.HALT] = 1
         self._next_block[0] = count
-        if count == 1:
-            self.breakpoints.hide()
         try:
             self._start()
         finally:
-            self.breakpoints.show()
             self._next_block[0] = MASK32
             self._counters[8 * native.HALT] = 0
             budget[native.EXEMPT_BUDGET] = native.NO_BUDGET

@@ -79,7 +79,7 @@ class TrapHooks:
         words[native.LEAVES] = 1
 
     def _leave(self, words: Any, value: int = -1, size: int = 4) -> None:
-        """Behind CPUID, IN, OUT or RDTSC: if time is up there, end the block there, which else ran to its end.
+        """Behind CPUID, IN, OUT or RDTSC, where the time is not enough for the rest of the block: end the block there.
 
         `value`: what IN has read, as that is not in its register yet. Only the instructions whose length is known
         here: INS and OUTS, from ports that no guest has, are left to end with their block.
@@ -87,7 +87,7 @@ class TrapHooks:
         q, budget = self.state.q, self.budget
         length = self._emulated_length()
         behind = self.block[2] + budget[3] - (q[RIP] + q[CS_BASE]) - length
-        if not length or not budget[3] or (budget[0] + behind > 0 and not self.processor.leaving):
+        if not length or not budget[3]:
             return
         if value >= 0:
             mask = (1 << 8 * size) - 1
@@ -169,7 +169,7 @@ class TrapHooks:
             try:
                 if not rdtsc():
                     refuse(rdtsc_words)
-                elif budget[0] <= 0 or processor.leaving:
+                elif budget[0] < 0 or processor.leaving:
                     leave(rdtsc_words)
             except BaseException as error:
                 failed(error)
@@ -178,7 +178,7 @@ class TrapHooks:
         def on_cpuid(_uc: int, _data: int) -> int:
             try:
                 cpuid()
-                if budget[0] <= 0 or processor.leaving:
+                if budget[0] < 0 or processor.leaving:
                     leave(cpuid_words)
             except BaseException as error:
                 failed(error)
@@ -188,7 +188,7 @@ class TrapHooks:
             try:
                 value = port_in(port, size)
                 if value is not None:
-                    if budget[0] <= 0 or processor.leaving:
+                    if budget[0] < 0 or processor.leaving:
                         leave(in_words, value, size)
                     return value
                 refuse(in_words)
@@ -200,7 +200,7 @@ class TrapHooks:
             try:
                 if not port_out(port, size, value):
                     refuse(out_words)
-                elif budget[0] <= 0 or processor.leaving:
+                elif budget[0] < 0 or processor.leaving:
                     leave(out_words)
             except BaseException as error:
                 failed(error)

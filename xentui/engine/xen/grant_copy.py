@@ -14,7 +14,7 @@ from xentui.engine.xen.grant_entries import CONTROL_DOMAIN, HOST_READ, HOST_WRIT
 from xentui.engine.xen.grant_setup import layout_of, put_status, record
 from xentui.engine.xen.memory import can_steal
 from xentui.engine.xen.page import ALLOCATED, NONE, WRITABLE
-from xentui.engine.xen.page_type import flush_freed, get_page, get_page_type, put_page, put_page_type
+from xentui.engine.xen.page_type import flush_freed, forget_mappers, get_page, get_page_type, put_page, put_page_type
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import Domain, Vcpu
@@ -172,6 +172,8 @@ def _move(domain: Domain, taker: Domain, reference: int, mfn: int) -> None:
     domain.tot_pages -= 1
     taker.tot_pages += 1
     flush_freed(domain)
+    if mfn in hv.grant_mappers:
+        forget_mappers(hv, mfn, None)
     table = taker.grants
     at = table.offset(reference)
     where, size = (at + 4, 4) if table.version == 1 else (at + 8, 8)

@@ -19,7 +19,7 @@ from xentui.engine.x86.paging import PAGE_SHIFT, PAGE_SIZE
 from xentui.engine.xen.abi import grant_table as abi
 from xentui.engine.xen.abi.layout64 import LAYOUT64
 from xentui.engine.xen.page import DOMID_XEN, OutOfMemory
-from xentui.engine.xen.page_type import flush_freed
+from xentui.engine.xen.page_type import flush_freed, forget_mappers
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import Domain
@@ -158,6 +158,8 @@ class GrantTable:
         if any(table.ref_count[frame] > 1 for frame in self.status_frames):
             return False
         for frame in self.status_frames:
+            if frame in domain.hv.grant_mappers:
+                forget_mappers(domain.hv, frame, None)
             table.owner[frame] = DOMID_XEN
             domain.xen_frames.remove(frame)
             table.free(frame, domain.hv.ram)

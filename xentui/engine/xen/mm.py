@@ -395,7 +395,7 @@ def free_domain_memory(domain: Domain) -> None:
         plain = []
         for mfn in owned:
             sole = frames.ref_count[mfn] == 1 and frames.flags[mfn] & ALLOCATED
-            if sole and frames.type[mfn] != SHARED and mfn >= frames.xen_end:
+            if sole and frames.type[mfn] != SHARED and mfn >= frames.xen_end and mfn not in hv.grant_mappers:
                 plain.append(mfn)
                 continue
             if frames.type[mfn] == SHARED:

@@ -87,8 +87,7 @@ def free_frame(hv: Hypervisor, mfn: int) -> None:
     frames.free(mfn, hv.ram)
     hv.set_m2p(mfn, INVALID_M2P_ENTRY)
     if mfn in hv.grant_mappers:
-        flush_mappers(hv, mfn, owner)
-        del hv.grant_mappers[mfn]
+        forget_mappers(hv, mfn, owner)
     if owner is not None:
         owner.tot_pages -= 1
         if frames.batch:
@@ -110,6 +109,12 @@ def flush_mappers(hv: Hypervisor, mfn: int, owner: Domain | None) -> None:
         flush_freed(domain)
     if owner is not None:
         flush_freed(owner)
+
+
+def forget_mappers(hv: Hypervisor, mfn: int, owner: Domain | None) -> None:
+    """The same for a frame that `owner` has no longer: nobody maps it by a grant any more."""
+    flush_mappers(hv, mfn, owner)
+    del hv.grant_mappers[mfn]
 
 
 class Freeing:

@@ -92,15 +92,16 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     """Carry out the first of `count` requests of mmu_update at virtual address `requests`; how many, perhaps none.
 
     It does those that all write different L1 entries of the domain's and refer to its own frames, none of which is
-    freed or changes its type: then their order does not matter. They lie in one page of the guest's, and are no more
-    than the slice has time for. The time of the first has been charged already.
+    freed or changes its type: then their order does not matter. They are no more than the slice has time for, and lie
+    in one page of the guest's and those behind it whose translation is known already, which no update of an entry
+    changes. The time of the first has been charged already.
     """
     import numpy
 
     hv, domain = vcpu.hv, vcpu.domain
     # one by one, as many would be done: the one after the slice's end is the first that is not
     in_time = -(-hv.slice_left() // (BYTES_PER_NS * COST_PAGE_TABLE_UPDATE)) + 1
-    count = min(count, (0x1000 - (requests & 0xFFF)) // 16, in_time)
+    count = min(count, _within_known_pages(vcpu, requests, count), in_time)
     if count < BATCH or preempt_check(vcpu):
         return 0
     try:
@@ -118,8 +119,10 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     written = targets[mapped & RW != 0]
     if not _references_fine(domain, mapped, targets, sources, written):
         return 0
-    preserved = numpy.where(commands == MMU_PT_UPDATE_PRESERVE_AD, old & (ACCESSED | DIRTY), 0)
-    memory[where] = new | preserved.astype("<u8")
+    memory[where] = new
+    preserving = commands == MMU_PT_UPDATE_PRESERVE_AD
+    if preserving.any():
+        memory[where[preserving]] |= old[preserving] & (ACCESSED | DIRTY)
     references, uses = hv.frames.array("ref_count"), hv.frames.array("type_count")
     single = _different(targets)
     _count(references, targets, 1, single)
@@ -133,6 +136,14 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     return count
 
 
+def _within_known_pages(vcpu: Vcpu, requests: int, count: int) -> int:
+    """How many of the requests lie in the page that the first begins in, and in the pages known behind it."""
+    reads, page = vcpu.space.reads, (requests >> 12) + 1
+    while page << 12 < requests + 16 * count and page in reads:
+        page += 1
+    return ((page << 12) - requests) // 16
+
+
 def _frames_of(entries: Any) -> Any:
     return ((entries & FRAME_MASK) >> 12).view("int64")
 
@@ -140,12 +151,13 @@ def _frames_of(entries: Any) -> Any:
 def _tables_fine(vcpu: Vcpu, tables: Any, commands: Any, requests: int) -> bool:
     """Are all the entries of validated L1s of the domain's, the list of requests itself not among them?"""
     frames = vcpu.hv.frames
-    if (commands > MMU_PT_UPDATE_NO_TRANSLATE).any() or (commands == MMU_MACHPHYS_UPDATE).any():
+    if commands.any() and ((commands > MMU_PT_UPDATE_NO_TRANSLATE) | (commands == MMU_MACHPHYS_UPDATE)).any():
         return False
-    listed = vcpu.space.reads.get(requests >> 12, -1) >> 12
+    reads = vcpu.space.reads
+    listed = [reads.get(page, -1) >> 12 for page in range(requests >> 12, (requests + 16 * len(tables) >> 12) + 1)]
     first = int(tables[0])
     for mfn in (first,) if (tables == first).all() else set(tables.tolist()):
-        if mfn >= frames.count or frames.owner[mfn] != vcpu.domain.id or mfn == listed:
+        if mfn >= frames.count or frames.owner[mfn] != vcpu.domain.id or mfn in listed:
             return False
         if frames.type[mfn] != L1 or not frames.flags[mfn] & VALIDATED:
             return False

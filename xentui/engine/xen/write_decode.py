@@ -35,6 +35,7 @@ EF_ARITHMETIC = EF_CF | EF_PF | EF_AF | EF_ZF | EF_SF | EF_OF
 
 _SEGMENTS = {0x26: ES_BASE, 0x2E: CS_BASE, 0x36: SS_BASE, 0x3E: DS_BASE, 0x64: FS_BASE, 0x65: GS_BASE}
 _ALU = ("add", "or", "adc", "sbb", "and", "sub", "xor", "cmp")
+_MOV_STORES = (b"\x48\x89", b"\x49\x89", b"\x4c\x89", b"\x4d\x89")
 _BITS = {4: "bt", 5: "bts", 6: "btr", 7: "btc"}
 _BT_OPCODES = {0xAB: "bts", 0xB3: "btr", 0xBB: "btc"}
 
@@ -91,6 +92,14 @@ class Decoder:
     def decode(self) -> Write:
         """The instruction; raises Undecodable."""
         write = Write()
+        code = self.code
+        if self.wide and code[:2] in _MOV_STORES and len(code) > 2 and code[2] < 0x40 and code[2] & 7 not in (4, 5):
+            # nearly always, mov of a register to [register]: the rest of this module in short
+            rex, modrm = code[0], code[2]
+            write.name, write.size, write.length = "mov", 8, 3
+            write.register = modrm >> 3 | (rex & 4) << 1
+            write.address = self.q[modrm & 7 | (rex & 1) << 3]
+            return write
         opcode = self._prefixes(write)
         if opcode == 0x0F:
             self._two_bytes(write, self.byte())

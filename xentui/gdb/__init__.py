@@ -1,0 +1,1 @@
+"""A gdb remote server for a domain: `--gdb NAME=ADDRESS`, then `target remote ADDRESS` in gdb."""

@@ -1,0 +1,203 @@
+"""A demonstration on a running engine: one step after the other, and back.
+
+    tour = Tour(engine, demonstration.load("events"))
+    tour.forward()
+    while not tour.settled:
+        engine.pump()
+        tour.advance()
+
+Nothing here blocks. A *station* is where a step has led: station 0 is the beginning. A station that was reached before
+is gone to again in recorded history, as long as nobody has left it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+from xentui.demonstration import DEFAULT_LIMIT, Demonstration, DemonstrationError, Doing, Step
+from xentui.engine.actions import Action
+from xentui.engine.breakpoints import RECORD, Breakpoint
+from xentui.engine.conditions import parse_expression
+
+if TYPE_CHECKING:
+    from xentui.engine.process import Engine
+
+_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_ESCAPES = {"\\n": "\r", "\\t": "\t", "\\e": "\x1b", "\\\\": "\\"}
+
+
+def check(demonstration: Demonstration) -> None:
+    """Are its steps what can be done? Raises DemonstrationError, which names file and line."""
+    names = {spec.name: number for number, spec in enumerate(demonstration.specifications(), 1)}
+    for step in demonstration.steps:
+        for doing in step.doings:
+            try:
+                _check(doing, names)
+            except ValueError as error:
+                raise DemonstrationError(f"{demonstration.path}:{doing.line}: {doing.key}: {error}") from None
+
+
+def _check(doing: Doing, domains: dict[str, int]) -> None:
+    if doing.key == "run":
+        parse_expression(doing.value, domains)
+    elif doing.key == "for":
+        _duration(doing.value)
+    elif doing.key in ("step", "back"):
+        if not doing.value.isdecimal() or not int(doing.value):
+            raise ValueError(f"{doing.value!r} is not a number of instructions")
+    elif doing.key == "inject":
+        from xentui.engine.faults import parse
+
+        parse(doing.value, list(domains))
+    else:
+        name, *_ = doing.value.split(" ")[1 if doing.key == "act" else 0 :] or [""]
+        if name not in domains:
+            raise ValueError(f"no guest is called {name!r}; there is {', '.join(domains)}")
+
+
+def _duration(text: str) -> int:
+    """A virtual time like `200ms`, in nanoseconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s)", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a time: a number and a unit, as in 200ms")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _typed(text: str) -> bytes:
+    return re.sub(r"\\[nte\\]", lambda match: _ESCAPES[match[0]], text).encode()
+
+
+class Tour:
+    """Leads an engine through a demonstration. `station` is where it is, or the one on the way to which it is."""
+
+    def __init__(self, engine: Engine, demonstration: Demonstration) -> None:
+        self.engine = engine
+        self.demonstration = demonstration
+        self.station = 0
+        self.problem = ""
+        """Why the last step did not come to its end; one line."""
+        self.on_arrival: Callable[[], None] = lambda: None
+        """Called when a station is reached."""
+        self._places: list[tuple[int, int]] = []  # (position, branch) of each station that was reached
+        self._way: Generator[None, None, None] | None = None
+
+    @property
+    def steps(self) -> list[Step]:
+        """The demonstration's."""
+        return self.demonstration.steps
+
+    @property
+    def step(self) -> Step | None:
+        """The step that led here; None at the beginning."""
+        return self.steps[self.station - 1] if self.station else None
+
+    @property
+    def settled(self) -> bool:
+        """Is the station reached?"""
+        return self._way is None
+
+    @property
+    def at_end(self) -> bool:
+        """Is this the last station?"""
+        return self.station == len(self.steps)
+
+    def forward(self) -> None:
+        """Take the next step."""
+        if self.settled and not self.at_end:
+            self._begin(self._forwards())
+
+    def back(self) -> None:
+        """Go back to the station before."""
+        if self.settled and self.station:
+            self._begin(self._backwards())
+
+    def _begin(self, way: Generator[None, None, None]) -> None:
+        self.problem = ""
+        self._way = way
+        self.advance()
+
+    def advance(self) -> None:
+        """The engine's status may be news: go on with the step if the machine stands still."""
+        if self._way is None or not (self.engine.standing or self.engine.failure):
+            return
+        try:
+            next(self._way)
+        except StopIteration:
+            self._way = None
+            self.on_arrival()
+
+    # --- ways --------------------------------------------------------------------------------------------------------
+
+    def _here(self) -> tuple[int, int]:
+        return self.engine.status.position, self.engine.status.branch
+
+    def _pause(self) -> Generator[None, None, None]:
+        if self.engine.status.running:
+            self.engine.pause()
+            yield
+
+    def _forwards(self) -> Generator[None, None, None]:
+        yield from self._pause()
+        if self.station >= len(self._places):
+            self._places.append(self._here())
+        known = len(self._places) > self.station + 1 and self._places[self.station] == self._here()
+        self.station += 1
+        if known:
+            self.engine.goto(position=self._places[self.station][0])
+            yield
+            return
+        del self._places[self.station :]
+        step = self.steps[self.station - 1]
+        for doing in step.doings:
+            yield from self._do(doing)
+            if self.problem:
+                return
+        self._places.append(self._here())
+
+    def _backwards(self) -> Generator[None, None, None]:
+        yield from self._pause()
+        position, branch = self._places[self.station - 1]
+        if branch != self.engine.status.branch:
+            self.engine.switch(branch)
+            yield
+        self.engine.goto(position=position)
+        yield
+        self.station -= 1
+
+    def _do(self, doing: Doing) -> Generator[None, None, None]:
+        engine = self.engine
+        if doing.key == "run":
+            yield from self._run(doing)
+        elif doing.key == "for":
+            engine.run(Breakpoint(RECORD, f"time >= {engine.status.time + _duration(doing.value)}"))
+            yield
+        elif doing.key == "step":
+            engine.step(int(doing.value))
+            yield
+        elif doing.key == "back":
+            engine.step_back(int(doing.value))
+            yield
+        else:
+            engine.act(self._action(doing))
+
+    def _run(self, doing: Doing) -> Generator[None, None, None]:
+        """Run to the record that is meant, or until it is clear that it does not come."""
+        limit = self.engine.status.time + DEFAULT_LIMIT
+        self.engine.run(Breakpoint(RECORD, f"({doing.value}) or time >= {limit}"))
+        yield
+        status = self.engine.status
+        if status.stop != "breakpoint" or status.time >= limit:
+            where = f"{self.demonstration.path.name}:{doing.line}"
+            self.problem = f"{where}: the machine did not come to {doing.value!r}: {status.why}"
+
+    @staticmethod
+    def _action(doing: Doing) -> Action:
+        if doing.key == "inject":
+            return Action("inject", None, (doing.value,))
+        if doing.key == "type":
+            name, _, text = doing.value.partition(" ")
+            return Action("type", name, (_typed(text),))
+        kind, name, *words = doing.value.split(" ")
+        return Action(kind, name, tuple(int(word, 0) if re.fullmatch(r"-?\d+", word) else word for word in words))
