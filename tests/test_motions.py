@@ -12,7 +12,7 @@ from xentui.engine import messages as msg
 from xentui.engine.breakpoints import Breakpoint
 from xentui.engine.process import Engine
 from xentui.engine.trace import Kind
-from xentui.engine.xen.abi.hypercalls import HYPERCALL_sched_op
+from xentui.engine.xen.abi.hypercalls import HYPERCALL_sched_op, HYPERCALL_update_va_mapping
 
 SWITCH = Breakpoint.parse("switch")
 SPEND = Breakpoint.parse("hypercall sched_op")
@@ -218,3 +218,61 @@ def test_the_fast_pace_goes_back_to_snapshots_only() -> None:
         assert status.branch == 1, "it will not happen the same way again"
         assert b"bench: done" in started.consoles[1].text()
         assert started.consoles[1].text().count(b"bench: done") == 1
+
+
+# --- who wrote this? -------------------------------------------------------------------------------------------------
+
+
+def test_who_wrote_a_register() -> None:
+    with engine("hello64", typist=TYPED) as started:
+        end = to_the_end(started)
+        started.goto(position=end.position // 2)
+        started.wait(WAIT)
+        started.goto(record=60)
+        started.wait(WAIT)
+
+        def value() -> int:
+            return int(started.look("cpu.registers", domain=1)["registers"]["rsp"])
+
+        now = value()
+        started.who_wrote(("register", 1, 0, "rsp"))
+        status = started.wait(WAIT)
+        assert value() == now
+        started.step_back()
+        assert started.wait(WAIT).position < status.position
+        assert value() != now
+
+
+def test_who_wrote_memory_a_port_and_an_entry() -> None:
+    with engine("bench64", cmdline="scale=1 only=update_va_mapping") as started:
+        started.set_warp(True)
+        started.run(Breakpoint.parse("hypercall update_va_mapping")._replace(ignore=100))
+        here = started.wait(WAIT)
+        assert here.stop == "breakpoint"
+        rows = started.records.rows(0)
+        calls = np.flatnonzero((rows["kind"] == Kind.HYPERCALL) & (rows["number"] == HYPERCALL_update_va_mapping))
+        address = int(rows["a"][calls[-1]])
+        entry = started.look("memory.walk", domain=1, at=address)["steps"][-1]["at"]
+        started.step(5)
+        started.wait(WAIT)
+        started.who_wrote(("pte", entry))
+        status = started.wait(WAIT)
+        assert status.records > calls[-1] and status.position <= here.position
+        started.step_back()
+        assert started.wait(WAIT).records <= calls[-1]
+
+        def word() -> bytes:
+            data: bytes = started.look("cpu.memory", domain=1, at=stack, rows=1, width=8)["rows"][0][1]
+            return data
+
+        stack = int(started.look("cpu.registers", domain=1)["registers"]["rsp"])
+        now, before = word(), started.status.position
+        started.who_wrote(("memory", 1, 0, stack, 8))
+        assert started.wait(WAIT).position < before
+        assert word() == now
+        started.step_back()
+        started.wait(WAIT)
+        assert word() != now
+        started.who_wrote(("port", 1, 77))
+        started.wait(WAIT)
+        assert any("no record" in event.text for event in started.pump() if isinstance(event, msg.Notice))

@@ -36,7 +36,7 @@ def engine(*guests: str, cmdline: str = "", **setup: object) -> Iterator[Engine]
         spec.cmdline = cmdline or ("scale=1 only=int80" if spec.name.startswith("bench") else "")
     with Engine.start(Setup(specs, **setup)) as started:  # type: ignore[arg-type]
         started.wait(WAIT)
-        keeper = started._keeper.pid
+        keeper = started.processes.keeper.pid
         yield started
     assert not members(keeper)
 
@@ -201,7 +201,7 @@ time.sleep(0.4)
 engine.goto(time=1000)
 engine.wait()
 engine.run()
-print(engine._keeper.pid, flush=True)
+print(engine.processes.keeper.pid, flush=True)
 time.sleep(600)
 """
 

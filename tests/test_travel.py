@@ -12,7 +12,7 @@ import pytest
 from tests.test_process import WAIT, engine, typed, until
 from xentui.engine import messages as msg
 from xentui.engine.process import Engine
-from xentui.engine.timeline import KEPT
+from xentui.engine.timeline import FEW, KEPT, memory_left
 from xentui.engine.trace import Kind
 
 TYPED = (b"info\rtime\rspam\r", None)
@@ -72,10 +72,10 @@ def test_rewinding_and_running_on_gives_the_same_trace(
 ) -> None:
     done.goto(time=done.status.time // 3)
     done.wait(WAIT)
-    done._ring[64:] = bytes(len(done._ring) - 64)
+    done.processes.ring[64:] = bytes(len(done.processes.ring) - 64)
     done.goto(time=0)
     done.wait(WAIT)
-    done._ring[64:] = bytes(len(done._ring) - 64)  # whatever is read from here on was written again
+    done.processes.ring[64:] = bytes(len(done.processes.ring) - 64)  # whatever is read from here on was written again
     beginning = done.status.records
     status = to_the_end(done)
     assert status.position == reference[2].position
@@ -243,3 +243,22 @@ def test_what_cannot_be_done_is_told() -> None:
         started.look("machine.summary")
         assert any(isinstance(event, msg.Notice) and "nobody" in event.text for event in started.pump())
         assert started.timeline.current.actions == []
+
+
+def test_few_snapshots_where_memory_runs_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine("hello64", typist=TYPED) as started:
+        end = to_the_end(started)
+        for part in range(2, 9):
+            started.goto(position=end.position // part)
+            started.wait(WAIT)
+            started.step_back()
+            started.wait(WAIT)
+        assert 0 < memory_left() < 1
+        monkeypatch.setattr("xentui.engine.timeline.memory_left", lambda: 0.01)
+        started.goto(position=end.position // 2)
+        started.wait(WAIT)
+        assert len(started.timeline.snapshots) <= FEW
+        started.live()
+        assert started.wait(WAIT).position == end.position
+        started.goto(time=0)
+        assert started.wait(WAIT).records < 10

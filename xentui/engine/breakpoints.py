@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ADDRESS, WATCH, RECORD = "address", "watch", "record"
 WRITE, READ, ACCESS = "w", "r", "rw"
+MACHINE = "machine:"
+"""Before a machine address, for a watchpoint on memory that may not be mapped: `machine:0x1234000`."""
 MAX_WATCHED = 4096
 """Bytes that one watchpoint may cover."""
 
@@ -253,6 +255,26 @@ class Breakpoints:
         machine, point = self.machine, new.point
         if not 0 < point.length <= MAX_WATCHED:
             raise BreakpointError(f"{point.length} bytes cannot be watched: 1 to {MAX_WATCHED}")
+        pieces = self._pieces(point)
+        self._watched = self._watched or Watchpoints(machine.processor, machine.hv.ram)
+        writes, reads = "w" in point.access, "r" in point.access
+        for offset, size, at in pieces:
+
+            def accessed(access: Access, at: int = at) -> bool:
+                return self._accessed(new, at, access, "")
+
+            watch = Watchpoint(offset, size, writes, reads, accessed)
+            self._watched.insert(watch)
+            new.watches.append(watch)
+
+    def _pieces(self, point: Breakpoint) -> list[tuple[int, int, int]]:
+        """What is to be watched: offset in machine memory, bytes, the address that it has for the user."""
+        machine = self.machine
+        if point.what.startswith(MACHINE):
+            start = int(point.what[len(MACHINE) :], 0)
+            if not 0 <= start <= start + point.length <= machine.ram_size:
+                raise BreakpointError(f"there is no machine memory at {start:#x}")
+            return [(start, point.length, start)]
         vcpu = machine.current
         for domain in machine.domains:
             if domain.name == point.domain:
@@ -272,16 +294,7 @@ class Breakpoints:
             size = min(end - address, 4096 - (address & 4095))
             pieces.append((offset, size, address))
             address += size
-        self._watched = self._watched or Watchpoints(machine.processor, machine.hv.ram)
-        writes, reads = "w" in point.access, "r" in point.access
-        for offset, size, at in pieces:
-
-            def accessed(access: Access, at: int = at) -> bool:
-                return self._accessed(new, at, access, "")
-
-            watch = Watchpoint(offset, size, writes, reads, accessed)
-            self._watched.insert(watch)
-            new.watches.append(watch)
+        return pieces
 
     def _accessed(self, point: _Set, address: int, access: Access, by: str) -> bool:
         """An instruction (or, `by` says so, the hypervisor) has touched watched memory."""

@@ -266,13 +266,15 @@ class Reach(NamedTuple):
 
 class Scan(NamedTuple):
     """Run at full speed to a position and say what was met before it: boundaries between instructions at least `grain`
-    half nanoseconds apart, or, with a condition, the last place where that held. `breakpoints`: or one of those set."""
+    half nanoseconds apart; or, with a condition, the last place where that held (`breakpoints`: or one of those set);
+    or, with a register (domain, vCPU, name), the last boundary behind which it had changed."""
 
     serial: int
     position: int
     grain: int = 1
     until: Any = None
     breakpoints: bool = False
+    register: tuple[int, int, str] | None = None
 
 
 class Act(NamedTuple):

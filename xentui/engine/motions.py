@@ -67,8 +67,10 @@ class Mover:
         """What a scan has met."""
         self._count = 0  # instructions stepped
         self._begun = False  # a first burst was
+        self._value: int | None = None  # of the register that is looked at
         self._idle: tuple[int, float] | None = None  # virtual and host time when the machine became idle
         self._pace = (0.0, 0)  # host time and position from which on a limited speed is measured
+        self._slow = 0  # instructions executed since then, one by one
         self._ways: dict[type, Callable[[Any], Over | None]] = {
             msg.Run: self._run,
             msg.Step: self._step,
@@ -114,7 +116,7 @@ class Mover:
     def reset(self) -> None:
         """Speed and idle time are measured from now on."""
         self._idle = None
-        self._pace = (time.monotonic(), self.machine.position)
+        self._pace, self._slow = (time.monotonic(), self.machine.position), 0
 
     def advance(self) -> Over | None:
         """One burst of the motion; how it ended, if it did."""
@@ -214,12 +216,13 @@ class Mover:
         host, _ = self._pace
         machine = self.machine
         for _ in self._rounds():
-            if self._count >= (time.monotonic() - host) * speed:
+            if self._slow >= (time.monotonic() - host) * speed:
                 return None
-            if self.warp or machine.idle_since is None:
-                machine.hold_idle = False
             stop = machine.step()
-            self._count += 1
+            self._slow += 1
+            if stop == Stop.IDLE:
+                self._idle = (machine.now(), time.monotonic())
+                return None
             if stop == Stop.BREAKPOINT:
                 return self._stopped()
             if stop not in (Stop.STEP, Stop.ASKED):
@@ -255,7 +258,7 @@ class Mover:
         host, _ = self._pace
         if self.speed > STEPPED_SPEED:
             return 1 / 60
-        return min(_SHOWN, max(0.0, host + self._count / self.speed - time.monotonic()))
+        return min(_SHOWN, max(0.0, host + self._slow / self.speed - time.monotonic()))
 
     # --- stepping and travelling -----------------------------------------------------------------------------------
 
@@ -329,12 +332,26 @@ class Mover:
             if machine.position >= motion.position:
                 return over(Stop.TIME)
             since = machine.idle_since
-            if since is None or since == machine.now():  # a moment within idle time is no boundary
+            if motion.register is not None:
+                self._note_register(*motion.register)
+            elif since is None or since == machine.now():  # a moment within idle time is no boundary
                 self.found.append(machine.position)
             ended = self._next_boundary(motion.grain)
             if ended is not None:
                 return over(ended)
         return None
+
+    def _note_register(self, domain: int, vcpu: int, name: str) -> None:
+        """Remember this place if the register is not what it was at the last."""
+        from xentui.engine.views import ViewError, find
+
+        try:
+            value = find.register(find.state_of(find.vcpu_of(self.machine, domain, vcpu)), name)
+        except ViewError:
+            value = None
+        if self._begun and value != self._value:
+            self.found = [self.machine.position]
+        self._value, self._begun = value, True
 
     def _scan_for_condition(self, motion: msg.Scan) -> Over | None:
         """The last place before the goal where the condition held."""

@@ -12,25 +12,21 @@ history, and the sockets of the processes that sleep as snapshots. They all end 
 
 from __future__ import annotations
 
-import mmap
-import os
 import pickle
-import select
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xentui.engine import messages as msg
 from xentui.engine import travel, wire
 from xentui.engine.messages import Event, Status
+from xentui.engine.processes import Processes, environment
 from xentui.engine.record_window import RecordWindow
 from xentui.engine.setup import Setup
 from xentui.engine.timeline import Branch, Consoles, Fork, Kept, Timeline
-from xentui.engine.trace import TraceRing
 from xentui.engine.views import Query, ViewError
 from xentui.engine.wire import Channel
 
@@ -39,16 +35,8 @@ if TYPE_CHECKING:
 
 TRACE_RECORDS = 1 << 20
 """Records that the ring holds by default: 64 MiB."""
-_LAST_WORDS = 16_384
 _WORTH = 0.05
 """Seconds of running that make it worth to keep the process that stood there."""
-
-
-def _environment() -> dict[str, str]:
-    """That of a Python that finds this very package."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}
 
 
 class EngineError(Exception):
@@ -67,8 +55,9 @@ class Engine:
         """Why there is no engine."""
         self.breakpoints: dict[int, Any] = {}
         """What is set, by number; see `add_breakpoint`."""
-        self.active: Channel | None = None
-        """The socket of the process that is not a snapshot."""
+        self.processes = Processes(trace_records)
+        self.records = RecordWindow(memoryview(self.processes.ring), trace_records)
+        """The trace ring's records by their numbers."""
         self._speed: float | None = None
         self._warp = False
         self._serial = self._finished = 0
@@ -84,8 +73,7 @@ class Engine:
         self._answers: dict[int, list[Any]] = {}
         self._awaited: set[int] = set()
         self._events: list[Event] = []
-        self._epoll = select.epoll()
-        self._spawn(trace_records, snapshots)
+        self.processes.send(msg.Begin(setup, snapshots))
 
     @classmethod
     def start(cls, setup: Setup, trace_records: int = TRACE_RECORDS, snapshots: bool = True) -> Engine:
@@ -96,50 +84,16 @@ class Engine:
         return cls(setup, trace_records, snapshots)
 
     @property
+    def active(self) -> Channel | None:
+        """The socket of the process that is not a snapshot; None on the way from one to another."""
+        return self.processes.active
+
+    @property
     def exact(self) -> bool:
         """Does the same happen again when it runs again?"""
         return self.setup.pace == "exact"
 
     # --- the processes -------------------------------------------------------------------------------------------
-
-    def _spawn(self, trace_records: int, snapshots: bool) -> None:
-        """The keeper and the first engine (server.py)."""
-        size = TraceRing.size_of(trace_records)
-        ring = os.memfd_create("xentui-trace")
-        os.ftruncate(ring, size)
-        self._ring = mmap.mmap(ring, size)
-        self.records = RecordWindow(memoryview(self._ring), trace_records)
-        self._words = os.memfd_create("xentui-last-words")
-        ours, theirs = wire.pair()
-        lifeline, self._life = os.pipe()
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-P", "-m", "xentui.engine.server", str(theirs.fileno()), str(ring), str(lifeline)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._words,
-            pass_fds=(theirs.fileno(), ring, lifeline),
-            env=_environment(),
-            start_new_session=True,  # Ctrl-C in the terminal is the console's
-        )
-        for fd in (ring, lifeline):
-            os.close(fd)
-        theirs.close()
-        self._connect(Channel(ours))
-        assert self.active is not None
-        self.active.send(msg.Begin(self.setup, snapshots))
-
-    def _connect(self, channel: Channel) -> None:
-        self.active = channel
-        self._epoll.register(channel, select.EPOLLIN)
-
-    def _watch_death(self, channel: Channel) -> None:
-        """A snapshot says nothing; only its end can be heard."""
-        self._epoll.register(channel, select.EPOLLRDHUP)
-
-    def _close(self, channel: Channel) -> None:
-        if channel.fileno() >= 0:
-            self._epoll.unregister(channel)
-            channel.close()
 
     def wake_before(self, position: int) -> Kept:
         """Let a copy of the latest snapshot at or before a position become active (or of the first one)."""
@@ -149,27 +103,20 @@ class Engine:
 
     def wake(self, kept: Kept) -> None:
         """Let a copy of a snapshot become active."""
-        ours, theirs = wire.pair()
-        branch = self.timeline.current
-        actions = branch.actions[kept.status.actions :]
-        kept.channel.send(
-            msg.Activate(actions, list(self.breakpoints.items()), self._speed, self._warp), [theirs.detach()]
-        )
-        self._connect(Channel(ours))
+        actions = self.timeline.current.actions[kept.status.actions :]
+        breakpoints = list(self.breakpoints.items())
+        self.processes.activate(kept.channel, msg.Activate(actions, breakpoints, self._speed, self._warp))
         self.records.restart(kept.status.records)
         self.failure = None
         if self._parked is not None and self._parked is not kept:
             self._forget_if_cheap(self._parked)
         self._parked = None
-        if self._questions and self.active is not None:
-            for number, queries in self._questions.items():
-                self.active.send(msg.Ask(number, queries))
+        for number, queries in self._questions.items():
+            self.processes.send(msg.Ask(number, queries))
 
     def discard(self) -> None:
         """End the active process: it was sent ahead to look."""
-        if self.active is not None:
-            self._close(self.active)
-            self.active = None
+        self.processes.discard()
 
     def _forget_if_cheap(self, parked: Kept) -> None:
         """End the process that stood at the last moment if it is quickly come back to."""
@@ -183,14 +130,14 @@ class Engine:
     def _drop(self, kept: Kept) -> None:
         if kept in self.timeline.snapshots:
             self.timeline.snapshots.remove(kept)
-        self._close(kept.channel)
+        self.processes.close(kept.channel)
 
     def _keep(self, status: Status, channel: Channel) -> Kept:
         kept = Kept(status, channel, self.timeline.current.number)
-        self._watch_death(channel)
+        self.processes.watch(channel)
         self.timeline.snapshots.append(kept)
         for dropped in self.timeline.thin():
-            self._close(dropped.channel)
+            self.processes.close(dropped.channel)
         return kept
 
     def use_branch(self, branch: Branch) -> int:
@@ -204,11 +151,11 @@ class Engine:
 
     def fileno(self) -> int:
         """Readable when `pump` has something to do."""
-        return self._epoll.fileno()
+        return self.processes.fileno()
 
     def pump(self) -> list[Event]:
         """Take in what the engine has sent, and send what it did not take yet. Never blocks."""
-        for fd, _ in self._epoll.poll(0):
+        for fd in self.processes.poll(0):
             if self.active is not None and fd == self.active.fileno():
                 continue
             for kept in list(self.timeline.snapshots):
@@ -218,13 +165,13 @@ class Engine:
         if channel is not None:
             channel.flush()
             for message, fds in channel.receive():
-                self._take(message, fds, channel)
+                self._take(message, fds)
             if channel.closed and self.active is channel:
                 self._died()
         events, self._events = self._events, []
         return events
 
-    def _take(self, message: Any, fds: list[int], channel: Channel) -> None:
+    def _take(self, message: Any, fds: list[int]) -> None:
         """One message of the active process."""
         if isinstance(message, msg.History):
             for number, event in message.told:
@@ -236,7 +183,7 @@ class Engine:
         elif isinstance(message, msg.Snapshot):
             self._keep(message.status, Channel(wire.from_fd(fds[0])))
         elif isinstance(message, msg.Done):
-            self._done(message, channel)
+            self._done(message)
         elif isinstance(message, msg.Failed):
             self._fail(message)
         elif isinstance(message, msg.Notice):
@@ -276,14 +223,12 @@ class Engine:
         else:
             self._events.append(reply)
 
-    def _done(self, done: msg.Done, channel: Channel) -> None:
+    def _done(self, done: msg.Done) -> None:
         """A motion is over: what was planned goes on."""
         self._finished = max(self._finished, done.serial)
         if done.serial == self._parking:
             self._parking = 0
-            self._epoll.unregister(channel)
-            self.active = None
-            self._parked = self._keep(done.status, channel)
+            self._parked = self._keep(done.status, self.processes.put_to_sleep())
         if self._plan is None:
             self._hit(done.status.breakpoint)
             self._news(done.status)
@@ -334,18 +279,16 @@ class Engine:
     def _died(self) -> None:
         """The active process is gone without being asked."""
         text = "the engine's process was killed (the host may have run out of memory)"
-        words = self._last_words()
+        words = self.processes.last_words()
         if words:
             text = f"the engine's process died: {words.splitlines()[0]}"
         self._fail(self.failure or msg.Failed(text, words))
 
     def _fail(self, failed: msg.Failed) -> None:
-        failed = failed._replace(details=failed.details or self._last_words())
+        failed = failed._replace(details=failed.details or self.processes.last_words())
         new = self.failure is None
         self.failure = failed
-        if self.active is not None:
-            self._close(self.active)
-            self.active = None
+        self.processes.discard()
         self._plan, self._after, self._parking = None, [], 0
         self._finished = self._serial
         for number in list(self._questions):
@@ -354,12 +297,6 @@ class Engine:
         self.status = self.status._replace(running=False, travelling=False, failed=True, why=failed.text)
         if new:
             self._events += [failed, msg.StatusEvent(self.status)]
-
-    def _last_words(self) -> str:
-        """The end of what the processes wrote to their stderr."""
-        size = os.fstat(self._words).st_size
-        start = max(0, size - _LAST_WORDS)
-        return os.pread(self._words, size - start, start).decode(errors="replace").strip()
 
     # --- moving --------------------------------------------------------------------------------------------------
 
@@ -447,6 +384,12 @@ class Engine:
         again, self._run_again = self._run_again, False
         self._follow(lambda: travel.to_position(self, self.timeline.current.end_position), self.run if again else None)
 
+    def who_wrote(self, what: tuple[Any, ...]) -> None:
+        """Go back to the last change of a value; `what` as who_wrote.plan has it."""
+        from xentui.engine import who_wrote
+
+        self._follow(lambda: who_wrote.plan(self, what))
+
     def switch(self, branch: int) -> None:
         """Go to the end of another branch; see `branches`."""
         self._run_again = False
@@ -513,7 +456,7 @@ class Engine:
         branch = self.timeline.current
         job = pickle.dumps((self.setup, branch.actions, branch.end_position))
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "xentui.session", path], input=job, capture_output=True, env=_environment()
+            [sys.executable, "-P", "-m", "xentui.session", path], input=job, capture_output=True, env=environment()
         )
         if done.returncode:
             raise EngineError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
@@ -572,25 +515,17 @@ class Engine:
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
                 break
-            self._epoll.poll(left)
+            self.processes.poll(left)
         self._events = kept + self._events
 
     # --- the end -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """End all processes, and wait for that."""
-        if self.active is not None:
-            self._close(self.active)
-            self.active = None
         for kept in self.timeline.snapshots:
-            self._close(kept.channel)
+            self.processes.close(kept.channel)
         self.timeline.snapshots.clear()
-        if self._life >= 0:
-            os.close(self._life)
-            os.close(self._words)
-            self._life = -1
-            self._epoll.close()
-        self._keeper.wait()
+        self.processes.end()
 
     def __enter__(self) -> Engine:
         return self

@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 KEPT = 24
 """Snapshots kept. They lie denser near the present: each gap is about in proportion to its distance from there."""
 
+FEW = 4
+"""Snapshots kept where memory runs low: each keeps what was written since."""
+ENOUGH = 0.15
+"""Part of the host's memory that is to stay available."""
+
+
+def memory_left() -> float:
+    """The part of the host's memory that is available."""
+    words = {}
+    with open("/proc/meminfo") as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            words[name] = int(rest.split()[0])
+    return words["MemAvailable"] / words["MemTotal"]
+
 
 class ConsoleLog:
     """What a domain's console printed: pieces (virtual ns, bytes) in order, of the branch that is current."""
@@ -213,10 +228,12 @@ class Timeline:
     def thin(self) -> Iterable[Kept]:
         """Drop what is too many: always the snapshot whose loss widens a gap least for its distance from the present.
 
-        Distances are what it costs to run again. The first of all and the latest of each branch stay.
+        Distances are what it costs to run again. The first of all and the latest of each branch stay. Where the host's
+        memory runs low, a few have to do.
         """
         dropped = []
-        while len(self.snapshots) > KEPT:
+        most = KEPT if memory_left() > ENOUGH else FEW
+        while len(self.snapshots) > most:
             victim = self._least_missed()
             self.snapshots.remove(victim)
             dropped.append(victim)

@@ -1,0 +1,103 @@
+"""Who wrote this? The way back to the last change of a value.
+
+Of events the trace tells, and is looked up; memory (page tables, too) and registers are watched while the past runs
+again.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xentui.engine import messages as msg
+from xentui.engine import travel
+from xentui.engine.trace import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xentui.engine.process import Engine
+    from xentui.engine.travel import Plan
+
+_REACHES = (1 << 10, 1 << 14, 1 << 18)
+"""Half nanoseconds in which a register's last change is looked for, instruction by instruction."""
+
+
+def plan(engine: Engine, what: tuple[Any, ...]) -> Plan:
+    """The way to what wrote `what`:
+
+    ("pte", machine address), ("port", domain, port), ("memory", domain, vCPU, address, size), or
+    ("register", domain, vCPU, name).
+    """
+    kind, *rest = what
+    if kind == "pte":
+        return _to_entry(engine, *rest)
+    if kind == "port":
+        return _to_record(engine, "event port", partial(_sets_port, *rest))
+    if kind == "memory":
+        return _to_memory(engine, *rest)
+    if kind == "register":
+        return _to_register(engine, *rest)
+    return _nowhere(f"nothing is known about who writes a {kind}")
+
+
+def _nowhere(notice: str) -> Plan:
+    yield from ()
+    return notice
+
+
+def _sets_port(domain: int, port: int, rows: Any) -> Any:
+    """The records that make an event pending at a domain's port."""
+    sent = (rows["kind"] == Kind.EVENT_SEND) & (rows["a"] == domain) & (rows["b"] == port)
+    return sent | (rows["kind"] == Kind.VIRQ) & (rows["domain"] == domain) & (rows["a"] == port)
+
+
+def _to_record(engine: Engine, name: str, wanted: Callable[[Any], Any]) -> Plan:
+    """To the last record before the present one that fits."""
+    first = engine.records.first
+    rows = engine.records.rows(first, engine.status.records)
+    found = np.flatnonzero(wanted(rows)).tolist()
+    while found and first + found[-1] >= engine.status.records - 1 and len(found) > 1:
+        found.pop()  # that is where we are
+    if not found:
+        return _nowhere(f"no record from {first} on tells of a write to this {name}")
+    return travel.to_record(engine, first + found[-1])
+
+
+def _to_entry(engine: Engine, address: int) -> Plan:
+    """A page-table entry, by its machine address."""
+    from xentui.engine.breakpoints import MACHINE, WATCH, Breakpoint
+
+    return travel.back_to(engine, Breakpoint(WATCH, f"{MACHINE}{address & ~7:#x}", length=8))
+
+
+def _to_memory(engine: Engine, domain: int, vcpu: int, address: int, size: int) -> Plan:
+    from xentui.engine.breakpoints import WATCH, Breakpoint
+
+    names = [known.name for known in engine.status.domains if known.id == domain]
+    if not names:
+        return _nowhere(f"there is no domain {domain}")
+    return travel.back_to(engine, Breakpoint(WATCH, f"{address:#x}", names[0], vcpu, length=size))
+
+
+def _to_register(engine: Engine, domain: int, vcpu: int, name: str) -> Plan:
+    """Instruction by instruction through ever more of the past."""
+    if not engine.exact:
+        return travel.NOT_EXACT
+    here = (yield from travel.leave(engine)).position
+    beginning = engine.timeline.usable()[0].status.position
+    found: tuple[int, ...] = ()
+    for reach in _REACHES:
+        start = max(here - reach, beginning)
+        engine.wake_before(start)
+        yield partial(msg.Travel, position=start)
+        found = (yield partial(msg.Scan, position=here, register=(domain, vcpu, name))).found
+        engine.discard()
+        if found or start == beginning:
+            break
+    target = found[-1] if found else here
+    engine.wake_before(target)
+    yield partial(msg.Travel, position=target)
+    return "" if found else f"{name} has not changed in the last {_REACHES[-1] // 2000} µs"
