@@ -137,6 +137,32 @@ async def test_zoom_keeps_the_place() -> None:
 
 
 @piloted
+async def test_by_records_idle_time_takes_no_room() -> None:
+    pane = TimelinePane()
+    rows = made(1000, step=1000)
+    rows["time"][500:] += np.uint64(10_000_000_000)
+    rows["kind"][500] = Kind.DOMAIN_CRASH
+    records = FakeRecords(rows)
+    app = PaneApp(pane, records)
+    async with app.run_test(size=(102, 14)) as pilot:
+        await shown(pane, pilot, records, 251)
+        signs, bars = pane.text().splitlines()[:2]
+        assert signs.index("✖") > 95 and not bars[20:80].strip()
+        await pilot.press("v")
+        signs = pane.text().splitlines()[0]
+        assert 50 <= signs.index("▼") <= 52 and pane.text().splitlines()[6].strip(" █│") == ""
+        assert "by records" in pane.text()
+        await pilot.press("right")
+        assert app.gone_to[-1].time == int(rows["time"][260])
+        await pilot.press("left_parenthesis")
+        assert (pane.start, pane.end) == (10, 510)
+        await pilot.click(pane, offset=(100, 3))
+        assert app.gone_to[-1].time == int(rows["time"][505])
+        await pilot.press("v")
+        assert (pane.start, pane.end) == (0, int(rows["time"][-1]))
+
+
+@piloted
 async def test_a_live_run_has_a_scale_with_room() -> None:
     pane = TimelinePane()
     records = run_of(300)

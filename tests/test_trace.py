@@ -156,7 +156,7 @@ SHOWN: list[tuple[Record, int, str]] = [
         64,
         "hypercall_61(arg1=1, arg2=0x20, arg3=3, arg4=4) = -ENOSYS",
     ),
-    (record(Kind.HYPERCALL, 23), 64, "iret() = 0"),
+    (record(Kind.HYPERCALL, 23), 64, "iret()"),
     (record(Kind.MULTICALL_ENTRY, 3, 0xE02B, 0x1000), 64, "stack_switch(ss=0xe02b, esp=0x1000) = 0"),
     (
         record(Kind.EXCEPTION, 13, 0x10, 0, 0xC0100000, trace.rings(3, 1)),

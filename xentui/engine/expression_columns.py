@@ -100,7 +100,8 @@ class Columns:
     def __init__(self, columns: Mapping[str, NDArray[Any]] | NDArray[Any], narrow: frozenset[int]) -> None:
         self._columns = columns
         self._narrow = narrow
-        self.length = len(columns["kind"])
+        length = getattr(columns, "length", None)
+        self.length: int = len(columns["kind"]) if length is None else length
 
     def __getitem__(self, position: int) -> NDArray[Any]:
         return self._columns[COLUMNS[position][0]]
@@ -128,7 +129,12 @@ class Columns:
 
     @cached_property
     def classes(self) -> NDArray[Any]:
-        """The class of each record."""
+        """The class of each record. Columns that can `remember(key, make)` keep them for the next expression."""
+        remember = getattr(self._columns, "remember", None)
+        found: NDArray[Any] = remember(self._narrow, self._find_classes) if remember else self._find_classes()
+        return found
+
+    def _find_classes(self) -> NDArray[Any]:
         import numpy as np
 
         kind, number = self._columns["kind"], self._columns["number"]

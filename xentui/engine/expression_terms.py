@@ -225,10 +225,10 @@ class Either:
 
 
 class Both:
-    """All of several; what cannot matter any more is not looked at."""
+    """All of several; what cannot matter any more is not looked at, and kinds are looked at first: they cost least."""
 
     def __init__(self, tests: list[Test]) -> None:
-        self.tests = tests
+        self.tests = sorted(tests, key=lambda test: not isinstance(test, OfClass))
 
     def one(self, scope: Scope) -> bool:
         return all(test.one(scope) for test in self.tests)

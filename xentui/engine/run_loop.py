@@ -379,8 +379,12 @@ class RunLoop:
         return left
 
     def slice_over(self) -> bool:
-        """Has the vCPU had its time? By the slice's own end: a stop for who watches must change nothing."""
-        return self.clock.position() >= self._slice_end
+        """Has the vCPU had its time, or is somebody else to be chosen? Then hypercalls give way.
+
+        By the slice's own end and by what the hypervisor asked for (Xen: SCHEDULE_SOFTIRQ is pending): a stop for who
+        watches is `pause` or `halt`, and must change nothing.
+        """
+        return self.processor.stop_requested or self.clock.position() >= self._slice_end
 
     def slice_left(self) -> int:
         """Half nanoseconds that the vCPU has left of its slice; none when it is over."""

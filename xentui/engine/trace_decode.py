@@ -203,8 +203,8 @@ def layout(kind: int, number: int, width: int) -> tuple[Slot, ...]:
 
     `number` tells hypercalls apart, as `width` does, and for refusals the rule.
     """
-    if kind in _HYPERCALLS:
-        return (*_arguments(number, width), _RESULT)
+    if kind in _HYPERCALLS:  # iret returns to where the frame says, with the guest's own RAX
+        return (*_arguments(number, width), *(() if number == hypercalls.HYPERCALL_iret else (_RESULT,)))
     if kind not in FIELDS:  # a newer version's: its fields as they lie
         return tuple(Slot(name, _position(name), hex) for name in ("number", "a", "b", "c", "d", "result"))
     slots = []

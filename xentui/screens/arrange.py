@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xentui.screens import catalogue, guide, layout, themes
-from xentui.screens.actions import key_name
+from xentui.screens.actions import BACK, key_name
 from xentui.screens.control import CommandError, Control
 from xentui.screens.dialogs import Choice, Help, Jump, Question
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xentui.screens.grid import PaneGrid
-    from xentui.screens.pane import Pane
     from xentui.tour import Tour
 
 RESIZE = 1.25
@@ -246,20 +245,17 @@ class Arrange(Control):
 
     def do_help(self, argument: str) -> None:
         pane = self.app.main.focused_pane
-        self.app.push_screen(Help(self._help_text(pane)))
-
-    def _help_text(self, pane: Pane | None) -> str:
-        parts = [f"## {pane.TITLE}\n\n{pane.HELP.strip()}"] if pane is not None and pane.HELP else []
-        groups: dict[str, list[str]] = {}
+        text = f"## {pane.TITLE}\n\n{pane.HELP.strip()}" if pane is not None and pane.HELP else ""
+        groups: dict[str, list[tuple[str, str, str]]] = {}
         for command in self.app.commands.values():
-            keys = " ".join(f"`{key_name(key)}`" for key in command.keys) or f"`:{command.name}`"
+            if command.group == BACK:
+                continue  # told with its twin
+            keys = " ".join(key_name(key) for key in command.keys)
             twin = self.app.commands.get(command.reverse)
-            back = f" (back: `{key_name(twin.keys[0])}`)" if twin is not None and twin.keys else ""
-            usage = f" `{command.usage}`" if command.usage else ""
-            groups.setdefault(command.group, []).append(f"| {keys} | {command.name}{usage} | {command.help}{back} |")
-        for group, rows in groups.items():
-            parts.append(f"### {group}\n\n| key | command | |\n|---|---|---|\n" + "\n".join(rows))
-        return "\n\n".join(parts)
+            back = f"; {key_name(twin.keys[0])} back" if twin is not None and twin.group == BACK and twin.keys else ""
+            row = (keys, f"{command.name} {command.usage}".rstrip(), command.help + back)
+            groups.setdefault(command.group, []).append(row)
+        self.app.push_screen(Help(text, groups))
 
     def do_quit(self, argument: str) -> None:
         if not self.app.acted or isinstance(self.app.screen, Question):

@@ -22,7 +22,7 @@ class Entry:
 
 _ALL = (
     Entry("domains", "1", "Domains", "every domain: state, CPU share, memory, rates"),
-    Entry("consoles", "2", "Consoles", "a terminal for each domain, and the hypervisor's log"),
+    Entry("consoles", "2", "Consoles", "a terminal for each domain, and Xen's own log"),
     Entry("trace", "3", "Trace", "every hypercall, trap and event as it happens"),
     Entry("crossings", "4", "Ring crossings", "which protection rings control passes between"),
     Entry("cpu", "5", "CPU", "registers, disassembly, stack"),

@@ -8,7 +8,7 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Label, Markdown, OptionList
+from textual.widgets import Label, Markdown, OptionList, Static
 from textual.widgets.option_list import Option
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Choice(ModalScreen[str | None]):
     Choice > Vertical { width: 76; max-width: 96%; height: auto; max-height: 90%; background: $surface; padding: 1 2;
         border-left: thick $primary; }
     Choice Label { width: 1fr; text-style: bold; margin-bottom: 1; }
-    Choice OptionList { height: auto; max-height: 20; background: $surface; border: none; padding: 0; }
+    Choice OptionList, Choice OptionList:focus { height: auto; max-height: 20; background: $surface; border: none;
+        padding: 0; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", show=False), Binding("q", "leave", show=False)]
 
@@ -95,18 +96,32 @@ class Help(ModalScreen[None]):
     Help > VerticalScroll { width: 96; max-width: 96%; height: 90%; background: $surface; padding: 1 2;
         border-left: thick $primary; }
     Help Markdown { background: $surface; padding: 0; margin: 0; }
+    Help Static { width: 1fr; height: auto; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(key, "dismiss", show=False) for key in ("escape", "q", "question_mark", "f1", "enter")
     ]
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, commands: dict[str, list[tuple[str, str, str]]]) -> None:
+        """`text`: Markdown about the pane; `commands`: group to (keys, name with arguments, what it does)."""
         super().__init__()
-        self.text = text
+        self.text, self.commands = text, commands
 
     def compose(self) -> ComposeResult:
         with VerticalScroll():
-            yield Markdown(self.text)
+            if self.text:
+                yield Markdown(self.text)
+            yield Static(self._table())
+
+    def _table(self) -> Text:
+        """The commands, group by group."""
+        key, name = (f"bold {self.app.theme_variables[colour]}" for colour in ("primary", "accent"))
+        table = Text()
+        for group, rows in self.commands.items():
+            table.append(f"\n{group}\n", "bold underline")
+            for keys, words, about in rows:
+                table.append(f"{keys:>9}  ", key).append(f"{words:26} ", name).append(f"{about}\n")
+        return table
 
     def on_mount(self) -> None:
         """The arrows scroll at once."""

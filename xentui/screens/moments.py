@@ -109,6 +109,44 @@ class Density:
         return self._counts
 
 
+class ByRecord:
+    """A scale on which every record has as much room as any other: idle time takes none."""
+
+    def __init__(self, source: Records) -> None:
+        self.source = source
+        self._places: dict[int, int] = {}
+        self._paces: tuple[Any, list[int]] = ((), [])
+
+    def place(self, time: int) -> int:
+        """The record at or after a time."""
+        found = self._places.get(time)
+        if found is None:
+            found = self.source.find_time(time)
+            if found < self.source.end:  # what comes later may still move the others
+                self._places[time] = found
+        return found
+
+    def time(self, place: int) -> int:
+        """The time of a record."""
+        if self.source.end <= self.source.first:
+            return 0
+        place = max(self.source.first, min(place, self.source.end - 1))
+        return int(self.source.columns("time", place, place + 1)[0])
+
+    def paces(self, start: int, end: int, cells: int) -> list[int]:
+        """Records a virtual second in each of the cells between two records."""
+        key = (start, end, cells, self.source.end)
+        if self._paces[0] != key:
+            edges = [edge(start, end, cells, cell) for cell in range(cells + 1)]
+            times = [self.time(place) for place in edges]
+            paces = [
+                1_000_000_000 * max(1, upper - lower) // max(1, after - before) if upper < self.source.end else 0
+                for lower, upper, before, after in zip(edges, edges[1:], times, times[1:], strict=False)
+            ]
+            self._paces = (key, paces)
+        return self._paces[1]
+
+
 def edge(start: int, end: int, cells: int, cell: int) -> int:
     """The time at which a cell begins."""
     return start + (end - start) * cell // cells

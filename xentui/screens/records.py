@@ -7,7 +7,7 @@ records are searched; what was found is kept as record numbers, eight bytes each
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 CHUNK = 65_536
 """Records that a filter looks at in one go: what fits a processor's cache, and a recording's chunk."""
-_KEPT = ("kind", "number", "domain")
 _KEPT_BYTES = 256 << 20
 
 
@@ -49,13 +48,13 @@ class Records(Protocol):
 
 
 class RecordedTrace:
-    """A recording on disk. The columns that nearly every filter wants are kept once they were read."""
+    """A recording on disk. What nearly every filter wants is kept once it was read: each record's domain and class."""
 
     first = 0
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        self._kept: dict[tuple[str, int], NDArray[Any]] = {}
+        self._kept: dict[Any, NDArray[Any]] = {}
         self._bytes = 0
 
     @property
@@ -68,16 +67,21 @@ class RecordedTrace:
         return self.recording.records(start, stop)
 
     def columns(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """One field; a whole chunk's `kind`, `number` and `domain` are kept, as far as there is room."""
+        """One field."""
         stop = self.end if stop is None else stop
-        if name not in _KEPT or start % CHUNK or stop - start > CHUNK:
+        if name != "domain":
             return self.recording.columns(name, start, stop)
-        key = (name, start)
-        found = self._kept.get(key)
+        return self.remember(start, stop, name, lambda: self.recording.columns(name, start, stop))
+
+    def remember(self, start: int, stop: int, key: Any, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Something of records start to stop, made once if they are a whole chunk and there is room."""
+        if start % CHUNK or stop - start > CHUNK:
+            return make()
+        found = self._kept.get((key, start))
         if found is None or len(found) != stop - start:
-            found = self.recording.columns(name, start, stop)
+            found = make()
             if self._bytes < _KEPT_BYTES:
-                self._kept[key] = found
+                self._kept[key, start] = found
                 self._bytes += found.nbytes
         return found
 
@@ -98,6 +102,17 @@ class Piece(Mapping[str, "NDArray[Any]"]):
         if column is None:
             column = self._read[name] = self._source.columns(name, self.start, self.stop)
         return column
+
+    def remember(self, key: Any, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Something worked out from the columns, from the last time if the source keeps such."""
+        keep = getattr(self._source, "remember", None)
+        found: NDArray[Any] = keep(self.start, self.stop, key, make) if keep is not None else make()
+        return found
+
+    @property
+    def length(self) -> int:
+        """How many records there are."""
+        return self.stop - self.start
 
     def __iter__(self) -> Iterator[str]:
         return iter(name for name, _ in COLUMNS)
@@ -168,7 +183,6 @@ class Matches:
             stop = min(start - start % CHUNK + CHUNK, end)
             piece = Piece(source, start, stop)
             found = np.flatnonzero(self.expression.mask(piece))
-            stop = start + len(piece["kind"])
             if len(found):
                 self._append(found + start)
             if stop <= start or source.first > start:  # the ring has gone over it meanwhile

@@ -13,6 +13,7 @@ from xentui.screens.moments import (
     MARK,
     SIGNS,
     SNAPSHOT,
+    ByRecord,
     Density,
     Moment,
     Recorded,
@@ -32,7 +33,8 @@ _INKS = {MARK: "strong+blue", CRASH: "error", FAULT: "orange", LIFE: "purple", S
 
 
 class TimelinePane(SheetPane):
-    """`start` and `end` are the times at its ends (virtual ns); `cursor` is where the user points, or None."""
+    """`cursor` is the time at which the user points, or None. `start` and `end` are the places at its ends: times in
+    virtual ns, or the numbers of records where `by_record` gives each as much room as any other."""
 
     TITLE = "Time line"
     HELP: ClassVar[str] = """\
@@ -44,7 +46,8 @@ faint: future that was already recorded and can be gone to.
 its neighbourhood is reached at once
 
 Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment before, behind · **( )** zoom ·
-**Enter** or click to go · **m** mark and annotate this moment · **f** all of it
+**Enter** or click to go · **m** mark and annotate this moment · **f** all of it ·
+**v** by time, or by records: then idle time takes no room, and the bars are how fast records follow each other
 """
     BINDINGS: ClassVar = [
         Binding("left", "scrub(-1)", "Back", show=False),
@@ -57,6 +60,7 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         Binding("right_parenthesis", "zoom(-1)", "Zoom out"),
         Binding("enter", "goto", "Go there", show=False),
         Binding("f", "whole", "All"),
+        Binding("v", "scale", "By time or by records"),
     ]
 
     def __init__(self, **options: Any) -> None:
@@ -66,7 +70,9 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         self.names: dict[int, str] = {}
         self.source: Any = None
         self.moments: list[Moment] = []
+        self.by_record = False
         self._density = Density()
+        self._scale: ByRecord | None = None
         self._recorded: Recorded | None = None
         self._zoomed = False
         self._branch = 0
@@ -84,15 +90,15 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
     def show_records(self, source: Any, status: Any, moments: list[Moment]) -> None:
         """Show a source of records as the engine's status has it, with moments that records do not tell of."""
         if source is not self.source or status.branch != self._branch:
-            self._recorded, self.source, self._branch = Recorded(source), source, status.branch
+            self._recorded, self._scale = Recorded(source), ByRecord(source)
+            self.source, self._branch = source, status.branch
         assert self._recorded is not None
         self.status = status
         self.names.update((domain.id, domain.name) for domain in status.domains)
         found = self._recorded.advance(_SLICE, self.names)
         self.moments = sorted([*found, *moments])
         if not self._zoomed:
-            growing = status.live and status.running
-            self.start, self.end = 0, round_up(status.end_time) if growing else max(status.end_time, 1)
+            self._fit(status.live and status.running)
         self.redraw()
         if not self._recorded.complete:
             self.set_timer(0.005, lambda: self._again(moments))
@@ -108,9 +114,24 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         """How many stretches of time there is room for."""
         return max(1, self.content_size.width - 2)
 
+    def _place(self, time: int) -> int:
+        """Where a time lies on the scale."""
+        return self._scale.place(time) if self.by_record and self._scale is not None else time
+
+    def _time(self, place: int) -> int:
+        """The time at a place of the scale."""
+        return self._scale.time(place) if self.by_record and self._scale is not None else place
+
+    def _fit(self, growing: bool) -> None:
+        """Show the whole run; while it grows, with room to grow into."""
+        first, last = 0, getattr(self.status, "end_time", 0)
+        if self.by_record and self.source is not None:
+            first, last = self.source.first, self.source.end
+        self.start, self.end = first, round_up(last) if growing else max(last, first + 1)
+
     def cell(self, time: int) -> int:
         """The cell that a time lies in."""
-        return (time - self.start) * self.cells // max(1, self.end - self.start)
+        return (self._place(time) - self.start) * self.cells // max(1, self.end - self.start)
 
     def _go(self, time: int) -> None:
         self.cursor = max(0, min(time, getattr(self.status, "end_time", time)))
@@ -123,7 +144,7 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
     def action_scrub(self, step: int) -> None:
         """A cell, or some, back or forth."""
         at = max(0, min(self.cell(self._here()) + step, self.cells - 1))
-        self._go(edge(self.start, self.end, self.cells, at))
+        self._go(self._time(edge(self.start, self.end, self.cells, at)))
 
     def action_moment(self, step: int) -> None:
         """To the moment before or behind that stands out."""
@@ -139,22 +160,26 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
 
     def action_zoom(self, step: int) -> None:
         """Half of the time shown, or twice, around the cursor."""
-        here, span = self._here(), max(1, self.end - self.start)
+        span = max(1, self.end - self.start)
+        self._fit(False)
+        first, whole = self.start, self.end - self.start
         span = max(self.cells, span // 2) if step > 0 else span * 2
-        whole = max(1, getattr(self.status, "end_time", 1))
-        if span >= whole:
-            self.action_whole()
-            return
-        self._zoomed = True
-        self.start = max(0, min(here - span // 2, whole - span))
-        self.end = self.start + span
+        self._zoomed = span < whole
+        if self._zoomed:
+            self.start = max(first, min(self._place(self._here()) - span // 2, first + whole - span))
+            self.end = self.start + span
         self.redraw()
 
     def action_whole(self) -> None:
         """The whole run."""
         self._zoomed = False
-        self.start, self.end = 0, max(1, getattr(self.status, "end_time", 1))
+        self._fit(False)
         self.redraw()
+
+    def action_scale(self) -> None:
+        """By time, or by records."""
+        self.by_record = not self.by_record
+        self.action_whole()
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
         """Go where it is pressed, and along while it is drawn."""
@@ -173,7 +198,7 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         self.release_mouse()
 
     def _point(self, x: int) -> None:
-        time = edge(self.start, self.end, self.cells, max(0, min(x - 1, self.cells - 1)))
+        time = self._time(edge(self.start, self.end, self.cells, max(0, min(x - 1, self.cells - 1))))
         if time != self.cursor:
             self._go(time)
 
@@ -195,13 +220,16 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         now = self.cell(status.time)
         if self.cursor is not None and not getattr(status, "travelling", False) and self.cell(self.cursor) == now:
             self.cursor = None
-        counts = self._density.counts(self.source, self.start, self.end, cells, self._branch)
+        if self.by_record and self._scale is not None:
+            counts = self._scale.paces(self.start, self.end, cells)
+        else:
+            counts = self._density.counts(self.source, self.start, self.end, cells, self._branch)
         tall = max(1, min(6, height - 2)) if height > 2 else 1
         lines = [self._bars(counts, row, tall, now) for row in range(tall)]
         if height >= 2:
             lines.insert(0, self._signs(cells))
         if height >= 3:
-            lines.append(self._scale(width, now))
+            lines.append(self._times(width, now))
         lines += [self._told(moment) for moment in self._near(max(0, height - len(lines)))]
         return [fit(line, width) for line in lines]
 
@@ -237,9 +265,11 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
             line.append((SIGNS[found[at]], _INKS[found[at]]) if at in found else (" ", ""))
         return line
 
-    def _scale(self, width: int, now: int) -> Line:
+    def _times(self, width: int, now: int) -> Line:
         """The times at the ends, and that of now under its place."""
-        left, right = clock(self.start), f"{clock(self.end)} s"
+        left, right = clock(self._time(self.start)), f"{clock(self._time(self.end))} s"
+        if self.by_record:
+            right = f"by records · {right}"
         middle = f"▲ {clock(self.status.time)} s"
         if not self.status.live:
             middle += " (the past)"
