@@ -159,10 +159,11 @@ def test_going_to_a_record(done: Engine) -> None:
         assert done.wait(WAIT).records <= number
 
 
-def test_snapshots_are_thinned_out() -> None:
+def test_snapshots_are_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xentui.engine.timeline.KEPT", 6)
     with engine("bench64") as started:
         started.set_warp(True)
-        for _ in range(2 * KEPT):
+        for _ in range(12):
             started.run()
             started.wait(0.03)
             started.pause()
@@ -173,7 +174,7 @@ def test_snapshots_are_thinned_out() -> None:
             started.live()
             started.wait(WAIT)
         kept = started.timeline.usable()
-        assert 2 < len(kept) <= KEPT
+        assert 2 < len(kept) <= 6 < KEPT
         assert kept[0].status.records < 10, "the first one stays"
 
 

@@ -85,7 +85,7 @@ class Status(NamedTuple):
     cpu: float = 0.0
     """Seconds of the host's processors that it has used itself."""
     work: float = 0.0
-    """Seconds of host time that it takes to run from the start to here."""
+    """Seconds of a host's processor that it takes to run from the start to here."""
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

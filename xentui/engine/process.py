@@ -24,6 +24,7 @@ from xentui.engine import messages as msg
 from xentui.engine import travel, wire
 from xentui.engine.messages import Event, Status
 from xentui.engine.processes import Processes, environment
+from xentui.engine.questions import Questions
 from xentui.engine.record_window import RecordWindow
 from xentui.engine.setup import Setup
 from xentui.engine.timeline import Branch, Consoles, Fork, Kept, Timeline
@@ -68,10 +69,8 @@ class Engine:
         self._started = False
         self._run_again = False
         self._parked: Kept | None = None
-        self._next_question = self._next_breakpoint = 1
-        self._questions: dict[int, list[Query]] = {}
-        self._answers: dict[int, list[Any]] = {}
-        self._awaited: set[int] = set()
+        self._next_breakpoint = 1
+        self._questions = Questions()
         self._events: list[Event] = []
         self.processes.send(msg.Begin(setup, snapshots))
 
@@ -111,8 +110,8 @@ class Engine:
         if self._parked is not None and self._parked is not kept:
             self._forget_if_cheap(self._parked)
         self._parked = None
-        for number, queries in self._questions.items():
-            self.processes.send(msg.Ask(number, queries))
+        for question in self._questions.open():
+            self.processes.send(question)
 
     def discard(self) -> None:
         """End the active process: it was sent ahead to look."""
@@ -179,7 +178,8 @@ class Engine:
         elif isinstance(message, msg.StatusEvent):
             self._news(message.status)
         elif isinstance(message, msg.Reply):
-            self._answered(message)
+            answer = self._questions.answered(message)
+            self._events += [answer] if answer is not None else []
         elif isinstance(message, msg.Snapshot):
             self._keep(message.status, Channel(wire.from_fd(fds[0])))
         elif isinstance(message, msg.Done):
@@ -214,14 +214,6 @@ class Engine:
         if self._events and isinstance(self._events[-1], msg.StatusEvent):
             self._events.pop()
         self._events.append(msg.StatusEvent(self.status))
-
-    def _answered(self, reply: msg.Reply) -> None:
-        if self._questions.pop(reply.id, None) is None:
-            return
-        if reply.id in self._awaited:
-            self._answers[reply.id] = reply.answers
-        else:
-            self._events.append(reply)
 
     def _done(self, done: msg.Done) -> None:
         """A motion is over: what was planned goes on."""
@@ -291,9 +283,7 @@ class Engine:
         self.processes.discard()
         self._plan, self._after, self._parking = None, [], 0
         self._finished = self._serial
-        for number in list(self._questions):
-            answer = ViewError("the engine's process has died")
-            self._answered(msg.Reply(number, [answer for _ in self._questions[number]]))
+        self._events += self._questions.fail()
         self.status = self.status._replace(running=False, travelling=False, failed=True, why=failed.text)
         if new:
             self._events += [failed, msg.StatusEvent(self.status)]
@@ -475,19 +465,18 @@ class Engine:
 
     def ask(self, queries: list[Query]) -> int:
         """Ask views (views/): the number of the `Reply` event that will bring the answers."""
-        number, self._next_question = self._next_question, self._next_question + 1
-        self._questions[number] = queries
-        if self.active is not None and not self._parking:
-            self.active.send(msg.Ask(number, queries))
-        return number
+        question = self._questions.ask(queries)
+        if not self._parking:
+            self.processes.send(question)
+        return question.id
 
     def look(self, view: str, **arguments: Any) -> Any:
         """Ask one view and wait for the answer. Raises ViewError, EngineError."""
         number = self.ask([Query(view, arguments)])
-        self._awaited.add(number)
-        self._until(lambda: number in self._answers, None)
-        self._awaited.discard(number)
-        (answer,) = self._answers.pop(number)
+        answers = self._questions.answers
+        self._questions.wait_for(number)
+        self._until(lambda: number in answers, None)
+        (answer,) = answers.pop(number)
         if isinstance(answer, ViewError):
             raise answer
         return answer

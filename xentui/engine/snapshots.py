@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from xentui.engine.wire import Channel
 
 SHORTEST = 0.2
-"""Seconds of running between snapshots at least: as much is run again, at most, to go back a little."""
+"""Seconds of the processor between snapshots at least: as much is run again, at most, to go back a little."""
 SHARE = 0.08
 """Part of the running time that snapshots may cost."""
 
