@@ -303,6 +303,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
     def action_audit(self) -> None:
         """Recount the frame table from the page tables."""
         self._auditing, self._audit = True, None
+        self.touch()
 
     def action_domain(self, step: int) -> None:
         """Another domain."""
