@@ -37,6 +37,7 @@ class FakeEngine:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.breakpoints: dict[int, Any] = {}
 
     @property
     def status(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -79,12 +80,12 @@ def drive() -> Iterator[Callable[..., None]]:
     """Run a coroutine on a console of a size."""
     engines: list[FakeEngine] = []
 
-    def run(steps: Drive, size: tuple[int, int] = (120, 40), guests: tuple[str, ...] = ("hello32", "hello64")) -> None:
-        engine = FakeEngine(*guests)
+    def run(steps: Drive, size: tuple[int, int] = (120, 40), at_once: bool = True) -> None:
+        engine = FakeEngine("hello32", "hello64")
         engines.append(engine)
 
         async def main() -> None:
-            app = XentuiApp(engine)
+            app = XentuiApp(engine, run=at_once)
             app.feed.strict = True
             async with app.run_test(size=size) as pilot:
                 await steps(Console(app, pilot))
@@ -121,6 +122,30 @@ def test_it_opens_alive(drive: Callable[..., None], size: tuple[int, int]) -> No
         assert "pause" in lines[-1] and "help" in lines[-1] and lines[-1].rstrip().endswith("q quit")
 
     drive(steps, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_screen_to_the_letter(drive: Callable[..., None], size: tuple[int, int]) -> None:
+    """Domains and Consoles at a moment of a run that is always the same: as in tests/screens, one file a size.
+
+    XENTUI_UPDATE=1 writes the files anew; look at what has changed before it is committed.
+    """
+    golden = Path(__file__).parent / "screens" / f"{size[0]}x{size[1]}.txt"
+
+    async def steps(console: Console) -> None:
+        await console.shows("■ paused")
+        console.app.main.show(layout.above(("domains", 1), ("consoles", 3)), "consoles")
+        console.engine.goto(time=100_000)
+        await console.shows("0.000 100 00")
+        await console.shows('Type "help".')
+        await console.until(lambda: not console.app.feed.changed)
+        await console.pilot.pause(0.2)
+        if os.environ.get("XENTUI_UPDATE"):
+            golden.parent.mkdir(exist_ok=True)
+            golden.write_text(console.text + "\n")
+        assert console.text + "\n" == golden.read_text()
+
+    drive(steps, size, at_once=False)
 
 
 def test_a_window_that_changes_its_size(drive: Callable[..., None]) -> None:

@@ -10,6 +10,7 @@ from textual.pilot import Pilot
 
 from tests.pane_app import PaneApp
 from xentui.config import resolve_guest
+from xentui.engine.breakpoints import Breakpoint
 from xentui.engine.machine import Machine
 from xentui.screens.cpu import CpuPane
 from xentui.screens.pane import Pane
@@ -99,5 +100,25 @@ def test_memory_at_an_expression(machine: Machine) -> None:
         await pilot.press("A", *"nowhere", "enter")
         await pilot.pause()
         assert "'nowhere' is neither a register nor a symbol of hello32" in app.update()
+
+    drive(machine, (100, 30), steps)
+
+
+def test_breakpoints_of_the_user_are_marked_and_taken_away(machine: Machine) -> None:
+    async def steps(app: PaneApp, pilot: Pilot[None]) -> None:
+        app.engine.breakpoints = {
+            4: Breakpoint.parse("break console_line", domain="hello32"),
+            5: Breakpoint.parse("break console_line", domain="hello64"),
+            6: Breakpoint.parse("hypercall mmu_update"),
+        }
+        await pilot.press("a", *"console_line", "enter")
+        await pilot.pause()
+        text = app.update()
+        line = next(line for line in text.splitlines() if "●" in line)
+        assert text.count("●") == 1 and "push ebp" in line and "console_line:" in text
+        await pilot.press("b")
+        await pilot.pause()
+        (message,) = app.posted
+        assert isinstance(message, Pane.Break) and message.number == 4 and f"{message.address:x}" in line
 
     drive(machine, (100, 30), steps)

@@ -224,7 +224,7 @@ def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
     """What to build, from the guests named and the options that complete them."""
     from pathlib import Path
 
-    from xentui.config import resolve_guest
+    from xentui.config import resolve_guest, unique_name
     from xentui.demonstration import BUILT_IN, guest_specifications
 
     specs: list[GuestSpec] = []
@@ -239,7 +239,7 @@ def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
             spec.ramdisk = Path(options.ramdisk)
         if options.cmdline is not None:
             spec.cmdline = options.cmdline
-        spec.name = _unique(spec.name, [other.name for other in specs])
+        spec.name = unique_name(spec.name, [other.name for other in specs])
         spec.validated = spec.name not in options.no_validator
         specs.append(spec)
     names = [spec.name for spec in specs]
@@ -263,14 +263,6 @@ def _check_fault(text: str, names: list[str]) -> None:
         parse(text, names)
     except FaultError as error:
         raise UsageError(f"--inject {text!r}: {error}") from None
-
-
-def _unique(name: str, taken: list[str]) -> str:
-    """A name that no earlier guest has: `hello64`, then `hello64-2`."""
-    candidate, number = name, 2
-    while candidate in taken:
-        candidate, number = f"{name}-{number}", number + 1
-    return candidate
 
 
 def _console(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .xl_grammar import Setting
 
-__all__ = ["ConfigError", "GuestSpec", "built_in_guests", "parse_xl_config", "resolve_guest"]
+__all__ = ["ConfigError", "GuestSpec", "built_in_guests", "parse_xl_config", "resolve_guest", "unique_name"]
 
 GUESTS_FOLDER = Path(__file__).parent / "guests"
 BUILT_IN_MEMORY = 64
@@ -119,6 +119,14 @@ def resolve_guest(argument: str) -> GuestSpec:
     if path.suffix == ".cfg" or _looks_like_config(path):
         return parse_xl_config(path)
     return GuestSpec(_domain_name(path), path)
+
+
+def unique_name(name: str, taken: Iterable[str]) -> str:
+    """A name that no earlier guest has: `hello64`, then `hello64-2`."""
+    candidate, number, others = name, 2, set(taken)
+    while candidate in others:
+        candidate, number = f"{name}-{number}", number + 1
+    return candidate
 
 
 def _choices(known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xentui.config import ConfigError, GuestSpec, resolve_guest
+from xentui.config import ConfigError, GuestSpec, resolve_guest, unique_name
 
 FOLDER = Path(__file__).parent / "demos"
 _ITEM = re.compile(r"- ([a-z][a-z-]*): *(.*)$")
@@ -88,10 +88,11 @@ class Demonstration:
 
 def guest_specifications(guests: Sequence[str], memory: int = 0, unvalidated: Sequence[str] = ()) -> list[GuestSpec]:
     """The guests that lines like `demo32 peer=2` name, each with its command line. Raises ConfigError."""
-    specs = []
+    specs: list[GuestSpec] = []
     for line in guests:
         name, _, cmdline = line.partition(" ")
         spec = resolve_guest(name)
+        spec.name = unique_name(spec.name, [other.name for other in specs])
         spec.cmdline = cmdline.strip()
         spec.memory = memory or spec.memory
         spec.validated = spec.name not in unvalidated

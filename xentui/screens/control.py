@@ -238,13 +238,10 @@ class Control:
         self.act("inject", None, argument)
 
     def do_create(self, argument: str) -> None:
-        from xentui.config import resolve_guest
+        from xentui.config import resolve_guest, unique_name
 
         spec = resolve_guest(argument)
-        taken = {domain.name for domain in self.status.domains}
-        stem, number = spec.name, 2
-        while spec.name in taken:
-            spec.name, number = f"{stem}-{number}", number + 1
+        spec.name = unique_name(spec.name, [domain.name for domain in self.status.domains])
         self.act("create", None, spec)
 
     def do_pause_domain(self, argument: str) -> None:

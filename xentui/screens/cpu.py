@@ -85,11 +85,24 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         rows = max(8, self.content_size.height - 8)
         return [
             Query("cpu.registers", whose),
-            Query("cpu.code", {**whose, "before": rows // 3, "after": rows, "at": self.code_at}),
+            Query(
+                "cpu.code",
+                {**whose, "before": rows // 3, "after": rows, "at": self.code_at, "points": self._points(who[0])},
+            ),
             Query(
                 "cpu.stack", {**whose, "words": rows if self.side == "stack" or self.content_size.width >= WIDE else 1}
             ),
             Query("cpu.memory", {**whose, "at": self.dump_at, "rows": min(rows, 16)}),
+        ]
+
+    def _points(self, domain: int) -> list[tuple[int, str]]:
+        """Number and place of the user's breakpoints on the code of a domain."""
+        name = dict(self.domains()).get(domain)
+        known = getattr(getattr(self.app, "engine", None), "breakpoints", None) or {}
+        return [
+            (number, point.what)
+            for number, point in known.items()
+            if point.kind == "address" and point.domain in (None, name)
         ]
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
@@ -223,12 +236,12 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         return self.answer("cpu.code") or []
 
     def _cursor_row(self, code: list[dict[str, Any]]) -> int:
-        """Where the cursor is among the lines of code: on its address, else on RIP or in the first third."""
+        """Where the cursor is among the lines of code: on its own address, else on the one asked for, else on RIP."""
         for index, row in enumerate(code):
             if row["address"] == self.cursor:
                 return index
         if self.code_at is not None:
-            return min(len(code) - 1, max(8, self.content_size.height) // 3) if code else 0
+            return next((index for index, row in enumerate(code) if row["asked"]), 0)
         return next((index for index, row in enumerate(code) if row["current"]), 0)
 
     def _digits(self) -> int:

@@ -131,12 +131,19 @@ def _decoder(mode: int) -> Any:
 
 
 def code(
-    machine: Machine, domain: int, vcpu: int = 0, before: int = 4, after: int = 12, at: int | str | None = None
+    machine: Machine,
+    domain: int,
+    vcpu: int = 0,
+    before: int = 4,
+    after: int = 12,
+    at: int | str | None = None,
+    points: list[tuple[int, str]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Instructions around RIP, or around an address: {address, bytes, text, symbol, target, source, current,
+    """Instructions around RIP, or around an address: {address, bytes, text, symbol, target, source, current, asked,
     breakpoint}.
 
     x86 code cannot be read backwards: what stands before is the longest run of instructions that ends at the address.
+    `points`: number and place of breakpoints, beside those that the machine has now; `asked` marks the address.
     """
     who = vcpu_of(machine, domain, vcpu)
     state = state_of(who)
@@ -150,20 +157,24 @@ def code(
     if not lines:
         why = "cannot be decoded" if forward else "is not mapped"
         lines = [(place, min(1, len(forward)), f"({why})", "")]
-    points = _breakpoints(machine, who)
+    marks = _breakpoints(machine, who, points or [])
     found = [_line(who, line, rip, base) for line in _backward(who, decoder, place, base, before) + lines]
-    return [{**line, "breakpoint": points.get(line["address"])} for line in found]
+    return [{**line, "asked": line["address"] == place, "breakpoint": marks.get(line["address"])} for line in found]
 
 
-def _breakpoints(machine: Machine, vcpu: Vcpu) -> dict[int, int]:
+def _breakpoints(machine: Machine, vcpu: Vcpu, points: list[tuple[int, str]]) -> dict[int, int]:
     """Address to number of the breakpoints on code that hold for a vCPU."""
+    own = [
+        (number, point.what)
+        for number, point, _ in vars(machine).get("breakpoints", ())  # made when the first one is set
+        if point.kind == "address" and point.domain in (None, vcpu.domain.name)
+    ]
     found: dict[int, int] = {}
-    for number, point, _ in machine.breakpoints:
-        if point.kind == "address" and point.domain in (None, vcpu.domain.name):
-            try:
-                found[address_of(vcpu, point.what)] = number
-            except ViewError:
-                continue  # another kernel's symbol
+    for number, what in [*own, *points]:
+        try:
+            found[address_of(vcpu, what)] = number
+        except ViewError:
+            continue  # another kernel's symbol
     return found
 
 

@@ -91,7 +91,9 @@ def _claim(vcpu: Vcpu, domain: Domain, what: int, by_reference: bool, use: int) 
     if active is None:
         return status, None
     owner = hv.domains[hv.frames.owner[active.frame]]
-    get_page(owner, active.frame)
+    if not get_page(owner, active.frame):
+        domain.grants.end(what & MASK32, use)
+        return abi.GNTST_bad_page, None
     return abi.GNTST_okay, _Side(owner, active.frame, active.start, active.length, what & MASK32)
 
 

@@ -26,7 +26,20 @@ from xentui.engine.xen.abi.core import (
 from xentui.engine.xen.abi.errno import EFAULT, EINVAL, EPERM, ESRCH
 from xentui.engine.xen.continuation import ERESTART
 from xentui.engine.xen.domain import NO_FRAME
-from xentui.engine.xen.page import ALLOCATED, L1, L2, L3, L4, PAE_XEN_L2, PARTIAL, PARTIAL_SET, PINNED, SHARED, WRITABLE
+from xentui.engine.xen.page import (
+    ALLOCATED,
+    L1,
+    L2,
+    L3,
+    L4,
+    MOST_REFERENCES,
+    PAE_XEN_L2,
+    PARTIAL,
+    PARTIAL_SET,
+    PINNED,
+    SHARED,
+    WRITABLE,
+)
 from xentui.engine.xen.page_type import (
     INVALID_M2P_ENTRY,
     Freeing,
@@ -95,7 +108,8 @@ def mod_l1_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) ->
         frames = hv.frames
         owner, types, type_count, ref_count, _ = frames.columns
         mfn = (new & FRAME_MASK) >> 12
-        if mfn < frames.count and owner[mfn] == domain.id and (not new & RW or types[mfn] == WRITABLE):
+        fine = mfn < frames.count and owner[mfn] == domain.id and (not new & RW or types[mfn] == WRITABLE)
+        if fine and ref_count[mfn] < MOST_REFERENCES:
             if new & RW:
                 type_count[mfn] += 1
             ref_count[mfn] += 1

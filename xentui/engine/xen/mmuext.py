@@ -22,6 +22,7 @@ from xentui.engine.xen.page import L1, L4, PINNED, WRITABLE
 from xentui.engine.xen.page_type import (
     get_page,
     get_page_and_type,
+    no_reference,
     put_old_guest_table,
     put_page,
     put_page_and_type,
@@ -199,7 +200,7 @@ def _clear_page(vcpu: Vcpu, _command: int, mfn: int, _second: int) -> int:
 
 def _copy_page(vcpu: Vcpu, _command: int, mfn: int, source: int) -> int:
     if not get_page(vcpu.domain, source):
-        return refuse(vcpu.domain, refusals.NOT_OWNER, EINVAL, source)
+        return refuse(vcpu.domain, no_reference(vcpu.domain, source), EINVAL, source)
     error = get_page_and_type(vcpu.domain, mfn, WRITABLE)
     if not error:
         vcpu.hv.clock.charge(_PAGE_COST)

@@ -43,6 +43,11 @@ PARTIAL_SET = 1 << 7
 
 DOMID_XEN = 0x7FF2
 DOMID_INVALID = 0x7FF4
+MOST_USES = (1 << 32) - 1
+"""Where the count of a frame's type ends (Xen: PGT_count_mask); another use is refused."""
+MOST_REFERENCES = MOST_USES - 1
+"""Where the count of references ends for all but PARTIAL, which has one of its own left (get_page_light). Each use of
+a frame's type holds a reference, too: where there is room for that, there is room for the use."""
 _FREE = DOMID_INVALID
 _MANY = 1 << 17  # frames from which on numpy is worth its loading for a search
 

@@ -29,6 +29,8 @@ from xentui.engine.xen.page import (
     L2,
     L3,
     L4,
+    MOST_REFERENCES,
+    MOST_USES,
     NONE,
     PAE_XEN_L2,
     PARTIAL,
@@ -55,12 +57,18 @@ _INVALID_FRAME = FRAME_MASK >> 12
 
 
 def get_page(domain: Domain, mfn: int) -> bool:
-    """Take a reference to a frame that must be the domain's."""
+    """Take a reference to a frame that must be the domain's; False too where the count is at its end."""
     frames = domain.hv.frames
-    if not 0 <= mfn < frames.count or frames.owner[mfn] != domain.id:
+    if not 0 <= mfn < frames.count or frames.owner[mfn] != domain.id or frames.ref_count[mfn] >= MOST_REFERENCES:
         return False
     frames.ref_count[mfn] += 1
     return True
+
+
+def no_reference(domain: Domain, mfn: int) -> int:
+    """Why `get_page` has refused."""
+    frames = domain.hv.frames
+    return refusals.COUNT if 0 <= mfn < frames.count and frames.owner[mfn] == domain.id else refusals.NOT_OWNER
 
 
 def put_page(hv: Hypervisor, mfn: int) -> None:
@@ -139,7 +147,7 @@ def get_page_and_type(domain: Domain, mfn: int, wanted: int, vcpu: Vcpu | None =
     if not domain.validated:
         return unchecked.use(domain, mfn, wanted)
     if not get_page(domain, mfn):
-        return refuse(domain, refusals.NOT_OWNER, EINVAL, mfn, level=wanted if wanted <= L4 else 0)
+        return refuse(domain, no_reference(domain, mfn), EINVAL, mfn, level=wanted if wanted <= L4 else 0)
     error = get_page_type(domain, mfn, wanted, 0, vcpu)
     if error and not (vcpu is not None and vcpu.old_guest_table == mfn):
         put_page(domain.hv, mfn)
@@ -180,6 +188,8 @@ def get_page_type(domain: Domain, mfn: int, wanted: int, pae_xen_l2: int = 0, vc
     flags = frames.flags[mfn]
     old = frames.type[mfn]
     if frames.type_count[mfn]:
+        if frames.type_count[mfn] == MOST_USES:
+            return refuse(domain, refusals.COUNT, EINVAL, mfn, level=wanted if wanted <= L4 else 0)
         if old == SHARED and wanted == WRITABLE and flags & SHARED_RW:
             old = WRITABLE
         if old != wanted or flags & PAE_XEN_L2 != pae_xen_l2:
@@ -314,6 +324,8 @@ def get_page_from_l1e(domain: Domain, entry: int, address: int, old: int = 0) ->
         )
     if frames.owner[mfn] != domain.id:
         return refuse(domain, refusals.NOT_OWNER, EBUSY, mfn, L1, address, old, entry)
+    if frames.ref_count[mfn] >= MOST_REFERENCES or (entry & RW and frames.type_count[mfn] == MOST_USES):
+        return refuse(domain, refusals.COUNT, EBUSY, mfn, L1, address, old, entry)
     if entry & RW:
         kind = frames.type[mfn]
         if kind == WRITABLE:
@@ -377,6 +389,8 @@ def get_table(
         rule = refusals.LINEAR if frames.type[mfn] == child + 1 else refusals.WRONG_TYPE
         return refuse(domain, rule, EINVAL, mfn, child + 1, address, 0, entry)
     if not held:
+        if frames.ref_count[mfn] >= MOST_REFERENCES:
+            return refuse(domain, refusals.COUNT, EINVAL, mfn, child + 1, address, 0, entry)
         frames.ref_count[mfn] += 1
     error = get_page_type(domain, mfn, child, pae_xen_l2, vcpu)
     kept = held or (error == -ERESTART and partial >= 0) or (vcpu is not None and vcpu.old_guest_table == mfn)
@@ -402,7 +416,9 @@ def _get_linear(domain: Domain, entry: int, level: int, mfn: int, parent: int) -
         return True
     if frames.linear[parent] < 0 or frames.linear[mfn] > 0 or not frames.flags[mfn] & VALIDATED:
         return False
-    if frames.linear[mfn] == _MOST_LINEAR_USES:
+    if frames.linear[mfn] == _MOST_LINEAR_USES or frames.type_count[mfn] == MOST_USES:
+        return False
+    if frames.ref_count[mfn] >= MOST_REFERENCES:
         return False
     frames.linear[parent] += 1
     frames.linear[mfn] -= 1

@@ -17,7 +17,7 @@ from xentui.engine.xen.abi.core import VMASST_TYPE_m2p_strict
 from xentui.engine.xen.abi.errno import EINVAL
 from xentui.engine.xen.continuation import ERESTART, preempt_check
 from xentui.engine.xen.domain import NO_FRAME
-from xentui.engine.xen.page import L1, L2, L3, L4, PAE_XEN_L2, PARTIAL_SET, VALIDATED, WRITABLE
+from xentui.engine.xen.page import L1, L2, L3, L4, MOST_REFERENCES, PAE_XEN_L2, PARTIAL_SET, VALIDATED, WRITABLE
 from xentui.engine.xen.pte import (
     COMPAT_L2_FIRST,
     GUEST_KERNEL,
@@ -56,6 +56,7 @@ def promote_l1(domain: Domain, mfn: int) -> int:
             continue
         frame = (entry & FRAME_MASK) >> 12
         fine = not entry & L1_DISALLOW and frame < limit and owner[frame] == domid
+        fine = fine and ref_count[frame] < MOST_REFERENCES
         if fine and entry & RW:
             if types[frame] == WRITABLE:
                 type_count[frame] += 1

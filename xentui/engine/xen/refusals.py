@@ -36,6 +36,7 @@ NOT_PINNED = 15
 DESCRIPTOR = 16
 IN_USE = 17
 FOREIGN = 18
+COUNT = 19
 
 MM = "xen/arch/x86/mm.c"
 RULES: dict[int, tuple[str, str, str]] = {
@@ -72,6 +73,7 @@ RULES: dict[int, tuple[str, str, str]] = {
     ),
     IN_USE: ("the frame is still in use", MM, "steal_page"),
     FOREIGN: ("the domain has no power over the other domain", "xen/common/page_alloc.c", "get_pg_owner"),
+    COUNT: ("the frame is in use as often as can be counted", MM, "page_get_owner_and_reference, _get_page_type"),
 }
 """Rule to its words, and to the file of Xen and the functions in it that have it."""
 

@@ -18,7 +18,7 @@ from xentui.engine.x86.state import RIP
 from xentui.engine.xen import guest_access
 from xentui.engine.xen.abi.core import MMU_MACHPHYS_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE, MMU_PT_UPDATE_PRESERVE_AD
 from xentui.engine.xen.continuation import preempt_check
-from xentui.engine.xen.page import L1, VALIDATED, WRITABLE
+from xentui.engine.xen.page import L1, MOST_REFERENCES, VALIDATED, WRITABLE
 from xentui.engine.xen.pte import GUEST_KERNEL, L1_DISALLOW
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def promote_l1(domain: Domain, mfn: int) -> bool:
         return False
     targets = targets.astype("int64")
     if not _different(targets) or (frames.array("owner")[targets] != domain.id).any():
+        return False
+    if (frames.array("ref_count")[targets] >= MOST_REFERENCES).any():
         return False
     types, uses, written = frames.array("type"), frames.array("type_count"), targets[present & RW != 0]
     fresh = written[types[written] != WRITABLE]
@@ -188,6 +190,8 @@ def _references_fine(domain: Domain, mapped: Any, targets: Any, sources: Any, wr
     if (frames.array("type")[written] != WRITABLE).any():
         return False
     references = frames.array("ref_count")
+    if (references[targets] > MOST_REFERENCES - len(targets)).any():
+        return False  # perhaps no room for all of them
     if _different(sources):
         return not (references[sources] <= 1).any()
     dropped, times = numpy.unique(sources, return_counts=True)
