@@ -156,6 +156,17 @@ def test_at_a_speed() -> None:
         assert start < status.position < start + 20_000 * 4 * (time.monotonic() - began) + 20_000
 
 
+def test_the_status_says_what_was_set() -> None:
+    """At once, though nothing moves."""
+    with engine("hello64") as started:
+        for speed in (5.0, 7.0, None):
+            started.set_speed(speed)
+            started.set_warp(speed is None)
+            started.look("machine.summary")
+            started.look("machine.summary")
+            assert (started.status.speed, started.status.warp) == (speed, speed is None)
+
+
 def test_idle_time_is_held_back_unless_warped() -> None:
     with engine("hello64", typist=(b"info\r", None)) as started:
         began = time.monotonic()

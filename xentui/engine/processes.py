@@ -21,10 +21,11 @@ _LAST_WORDS = 16_384
 
 
 def environment() -> dict[str, str]:
-    """That of a Python that finds this very package."""
+    """That of a Python that finds this very package. A process that forks is to have one thread: numpy's library for
+    linear algebra, which nothing here uses, would start some."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}
+    return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class Processes:

@@ -214,7 +214,7 @@ class Service:
     def _report(self) -> None:
         """Tell what is new, not more often than it can be shown."""
         now = time.monotonic()
-        if not self._changed or now < self._next_report:
+        if not self._changed or (self.mover.motion is not None and now < self._next_report):
             return
         self._tell()
         self.channel.send(msg.StatusEvent(self._status()))
