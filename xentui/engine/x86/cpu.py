@@ -32,6 +32,7 @@ from xentui.engine.x86.state import (
     CC_SRC,
     CFLAGS_NEXT_BLOCK,
     CPU_ENV,
+    CPU_INTERRUPT_REQUEST,
     CR2,
     CR3,
     CS_BASE,
@@ -432,7 +433,9 @@ class Processor:
                 flag = ctypes.addressof(ctypes.c_char.from_buffer(self._counters, native.PAUSE_BYTE))
                 self._alarm = Alarm(self.machine_code(native.SET_BYTE), flag)
             else:
-                self._alarm = Alarm(ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0, self.handle)
+                cpu_exit = ctypes.cast(uc.cpu_exit, ctypes.c_void_p).value or 0
+                code = native.halt_processor(CPU_INTERRUPT_REQUEST, cpu_exit)
+                self._alarm = Alarm(self.machine_code(code), self.cpu)
         self._alarm.set(microseconds)
 
     def settle(self) -> None:

@@ -66,6 +66,8 @@ uc_hook_del = _declare("uc_hook_del", ctypes.c_int, _V, _SIZE)
 
 tlb_flush = _declare("tlb_flush_x86_64", None, _V)
 tlb_flush_page = _declare("tlb_flush_page_x86_64", None, _V, _U64)
+cpu_exit = _declare("cpu_exit", None, _V)
+cpu_reset_interrupt = _declare("cpu_reset_interrupt", None, _V, ctypes.c_int)
 tb_flush = _declare("tb_flush_x86_64", None, _V)
 raise_exception_err = _declare("raise_exception_err_x86_64", None, _V, ctypes.c_int, ctypes.c_int)
 cpu_loop_exit_noexc = _declare("cpu_loop_exit_noexc_x86_64", None, _V)
