@@ -22,7 +22,7 @@ from xentui.recording import format as layout
 from xentui.recording.export import BINARY, FORMATS, export
 from xentui.recording.format import RecordingError
 from xentui.recording.reader import Recording
-from xentui.recording.writer import CONSOLE_BYTES, RecordingWriter, annotate, check_path
+from xentui.recording.writer import CONSOLE_BYTES, RecordingWriter, annotate, check_path, split_columns
 
 HEADER = {"domains": [{"id": 1, "name": "hello32", "width": 32}], "seed": 7, "clock": "bytes of code"}
 RIP = 0xFFFFFFFF81000000
@@ -516,3 +516,16 @@ def test_an_empty_chunk_leaves_no_block(tmp_path: Path) -> None:
         writer.close({})
     with Recording(str(tmp_path / "x.xtrace")) as recording:
         assert [entry.type for entry in recording.entries] == [layout.HEADER, layout.SUMMARY]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(min_size=64, max_size=64), min_size=1, max_size=40), st.integers(1, 5))
+def test_columns_are_the_same_with_and_without_numpy(rows: list[bytes], repeat: int) -> None:
+    data = memoryview(b"".join(rows) * repeat)
+    with pytest.MonkeyPatch.context() as patch:
+        assert "numpy" in sys.modules
+        by_numpy = split_columns(data)
+        patch.delitem(sys.modules, "numpy")
+        plain = split_columns(data)
+        assert "numpy" not in sys.modules
+    assert plain == by_numpy and sum(map(len, plain)) == len(data)

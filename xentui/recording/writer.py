@@ -7,6 +7,7 @@ is loaded when the first block needs it, after the guest's first line.
 from __future__ import annotations
 
 import os
+import sys
 from array import array
 from operator import sub
 from typing import TYPE_CHECKING
@@ -28,8 +29,6 @@ CONSOLE_BYTES = 65_536
 
 def compressor() -> Callable[[bytes], bytes]:
     """The zstd compressor: one thread, one frame a call, the same bytes for the same input."""
-    import sys
-
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
@@ -44,9 +43,12 @@ def compressor() -> Callable[[bytes], bytes]:
 def split_columns(rows: memoryview) -> list[bytes]:
     """Turn rows of records into one byte string a column, in the order of `trace.COLUMNS`.
 
-    Strided slices of the standard library do it in 0.1 µs a record; numpy would take longer to import than to save.
-    Times become differences, stored as planes of like bytes (all lowest bytes first): they pack a quarter smaller.
+    Strided slices of the standard library do it in 0.5 µs a record; numpy, where it is loaded already, in a thirtieth
+    of that, but would take longer to import than most runs save by it. The bytes are the same. Times become
+    differences, stored as planes of like bytes (all lowest bytes first): they pack a quarter smaller.
     """
+    if "numpy" in sys.modules:
+        return _split_by_numpy(rows)
     words, halves, quads = rows.cast("Q"), rows.cast("H"), rows.cast("I")
     times = words[0::8].tolist()
     steps = array("Q", [0])
@@ -57,6 +59,21 @@ def split_columns(rows: memoryview) -> list[bytes]:
     step_bytes = steps.tobytes()
     columns = [b"".join(step_bytes[plane::8] for plane in range(layout.TIME_BYTES)), words[1::8].tobytes()]
     columns += [rows[16::RECORD_SIZE].tobytes(), rows[17::RECORD_SIZE].tobytes()]
+    columns += [halves[9::32].tobytes(), quads[5::16].tobytes()]
+    columns += [words[slot::8].tobytes() for slot in range(3, 8)]
+    return columns
+
+
+def _split_by_numpy(rows: memoryview) -> list[bytes]:
+    import numpy
+
+    octets = numpy.frombuffer(rows, "u1")
+    words, halves, quads = octets.view("<u8"), octets.view("<u2"), octets.view("<u4")
+    times = words[0::8]
+    steps = numpy.zeros(len(times), "<u8")
+    numpy.subtract(times[1:], times[:-1], out=steps[1:])  # modulo 2**64
+    columns = [steps.view("u1").reshape(-1, layout.TIME_BYTES).T.tobytes(), words[1::8].tobytes()]
+    columns += [octets[16::RECORD_SIZE].tobytes(), octets[17::RECORD_SIZE].tobytes()]
     columns += [halves[9::32].tobytes(), quads[5::16].tobytes()]
     columns += [words[slot::8].tobytes() for slot in range(3, 8)]
     return columns

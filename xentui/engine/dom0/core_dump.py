@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xentui.engine.x86 import state as s
 from xentui.engine.x86.paging import FRAME_MASK, NX, PAGE_SHIFT, PAGE_SIZE, PRESENT, PSE, RW
-from xentui.engine.xen.domain import NO_FRAME
 from xentui.engine.xen.domain_builder import COMPAT_M2P_START, M2P_SLOT
 from xentui.engine.xen.vcpu_context import state_of
+from xentui.engine.xen.vcpu_op import initialised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,14 +168,14 @@ class Core:
     def _first(self) -> Vcpu | None:
         """The vCPU that gdb shows first: the one that crashed, or the first one that knows where it is."""
         domain = self.domain
-        started = [vcpu for vcpu in domain.vcpus if vcpu.guest_table != NO_FRAME]
+        started = [vcpu for vcpu in domain.vcpus if initialised(vcpu)]
         crashed = domain.crashed_vcpu
         return crashed if crashed in started else started[0] if started else None
 
     def notes(self) -> bytes:
         """A PT_NOTE segment: who the process was, and each vCPU as a thread."""
         first = self._first()
-        vcpus = [vcpu for vcpu in self.domain.vcpus if vcpu.guest_table != NO_FRAME and vcpu is not first]
+        vcpus = [vcpu for vcpu in self.domain.vcpus if initialised(vcpu) and vcpu is not first]
         if first is not None:
             vcpus.insert(0, first)
         return self._process() + b"".join(self._thread(vcpu) for vcpu in vcpus)

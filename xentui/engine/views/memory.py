@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xentui.engine.views import ViewError
-from xentui.engine.views.find import SHIFTS, address_of, symbol_at, vcpu_of
+from xentui.engine.views.find import SHIFTS, address_of, domain_of, symbol_at, vcpu_of
 from xentui.engine.x86.paging import FRAME_MASK, NX, PRESENT, PSE, RW, USER, flag_names
 from xentui.engine.xen.guest_access import access_ok
 from xentui.engine.xen.page import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from xentui.engine.machine import Machine
     from xentui.engine.xen.domain import Domain
 
-VIEWS = ("frame_map", "frame", "roots", "table", "walk", "audit")
+VIEWS = ("frame_map", "frame", "roots", "table", "walk", "audit", "p2m")
 
 FREE, XEN = 254, 255
 """Codes of `frame_map` for frames that are free, and the hypervisor's own."""
@@ -290,3 +290,10 @@ def audit(machine: Machine) -> list[str]:
     from xentui.engine.xen.audit import audit as recount
 
     return recount(machine.hv)
+
+
+def p2m(machine: Machine, domain: int) -> dict[str, Any]:
+    """A guest's own P2M, where it says that it is, as a toolstack reads it (dom0/guest_p2m.py). Slow."""
+    from xentui.engine.dom0.guest_p2m import read
+
+    return read(domain_of(machine, domain))._asdict()

@@ -31,12 +31,14 @@ from xentui.engine.x86.state import (
 )
 from xentui.engine.xen import descriptor_tables, guest_access
 from xentui.engine.xen.abi import callback as cb
+from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi.arch_x86 import (
     VGCF_failsafe_disables_events,
     VGCF_syscall_disables_events,
 )
 from xentui.engine.xen.abi.core import VMASST_TYPE_architectural_iopl
 from xentui.engine.xen.abi.errno import EINVAL, ENOSYS
+from xentui.engine.xen.continuation import create_continuation, preempt_check
 from xentui.engine.xen.domain import TrapHandler, Vcpu
 from xentui.engine.xen.guest_access import access_ok
 
@@ -47,6 +49,8 @@ FLAT_KERNEL_CS64, FLAT_KERNEL_SS64 = 0xE033, 0xE02B
 FLAT_KERNEL_CS32 = 0xE019
 _CLEARED = EF_AC | EF_VM | EF_RF | EF_NT | EF_TF
 _GATE_CLEARED = EF_VM | EF_RF | EF_NT | EF_TF
+_COST_HANDLER = 20
+"""Of an entry of the trap table, in nanoseconds."""
 _ARCH_IOPL = 1 << VMASST_TYPE_architectural_iopl
 
 
@@ -180,7 +184,7 @@ def through_gate(vcpu: Vcpu, handler: TrapHandler) -> bool:
 
 
 def do_set_trap_table(vcpu: Vcpu, table: int, _b: int, _c: int, _d: int) -> int:
-    """Take the guest's handlers; a null table clears them all (pv/callback.c)."""
+    """Take the guest's handlers; a null table clears them all. It gives way between entries (pv/callback.c)."""
     if not table:
         vcpu.traps[:] = [None] * 256
         return 0
@@ -194,7 +198,10 @@ def do_set_trap_table(vcpu: Vcpu, table: int, _b: int, _c: int, _d: int) -> int:
             return -EINVAL
         selector = FLAT_KERNEL_CS64 if wide else descriptor_tables.fix_code_selector(selector)
         vcpu.traps[vector] = TrapHandler(address, selector, flags & 3, bool(flags & 4))
+        vcpu.hv.clock.charge(_COST_HANDLER)
         table += size
+        if preempt_check(vcpu):
+            return create_continuation(vcpu, nr.HYPERCALL_set_trap_table, table)
 
 
 def _canonical(address: int) -> bool:

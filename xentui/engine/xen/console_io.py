@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xentui.engine.clock import COST_BYTES_PER_NS
 from xentui.engine.x86.state import MASK32
 from xentui.engine.xen import guest_access
+from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi.core import CONSOLEIO_write
 from xentui.engine.xen.abi.errno import EPERM
+from xentui.engine.xen.continuation import create_continuation, preempt_check
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import Domain, Vcpu
@@ -21,17 +22,21 @@ LINE_BYTES = 199
 """A line is printed when it is this long, ended or not (Xen: DOMAIN_PBUF_SIZE less the terminator)."""
 
 _CHUNK = 128
+_COST_BYTE = 10
+"""Nanoseconds: each is looked at, and printed."""
 _PRINTABLE = frozenset(b"\t") | frozenset(range(0x20, 0x7F))
 
 
 def do_console_io(vcpu: Vcpu, cmd: int, count: int, buffer: int, _d: int) -> int:
-    """Hypercall 18: CONSOLEIO_write of `count` bytes; to read the machine's console is the control domain's."""
+    """Hypercall 18: CONSOLEIO_write of `count` bytes, which gives way; to read the console is the control domain's."""
     if cmd & MASK32 != CONSOLEIO_write:
         return -EPERM
-    count &= MASK32
+    wanted = count = count & MASK32
     while count > 0:
+        if count != wanted and preempt_check(vcpu):
+            return create_continuation(vcpu, nr.HYPERCALL_console_io, CONSOLEIO_write, count, buffer)
         text = guest_access.read(vcpu, buffer, min(count, _CHUNK))
-        vcpu.hv.clock.charge(len(text) // COST_BYTES_PER_NS)
+        vcpu.hv.clock.charge(_COST_BYTE * len(text))
         _gather(vcpu.domain, text)
         buffer += len(text)
         count -= len(text)

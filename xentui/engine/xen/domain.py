@@ -65,6 +65,8 @@ class Vcpu:
         """Frame of the kernel's top-level page table (L4, or L3 of a PAE guest)."""
         self.guest_table_user = NO_FRAME
         """Frame of the user L4 of a 64-bit guest."""
+        self.in_reset = False
+        """VCPUOP_initialise has been preempted or refused between the two: it has no context yet (_VPF_in_reset)."""
         self.monitor_table = NO_FRAME
         """The hypervisor's own L4 above a 32-bit guest's L3."""
         self.old_guest_table = NO_FRAME

@@ -96,7 +96,7 @@ class DomainBuilder:
         self.next_pfn = 0
         self.tables = BootTables(domain.width)
         self.initrd_start = self.initrd_size = 0
-        self.flags = 0
+        self.flags = core.SIF_VIRT_P2M_4TOOLS  # of any toolstack's domain (xg_dom_core.c, xc_dom_allocate)
 
     @property
     def virt_end(self) -> int:

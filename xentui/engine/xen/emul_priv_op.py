@@ -230,7 +230,7 @@ def control_register(vcpu: Vcpu, register: int) -> int | None:
 def _write_cr3(vcpu: Vcpu, value: int) -> int:
     """Take other page tables; 0, an error, or -ERESTART: preempted, and the instruction is executed again later."""
     mfn = value >> 12 if vcpu.width == 64 else value >> 12 | value << 20 & MASK32
-    return mm.new_guest_cr3(vcpu, mfn, preemptible=True)
+    return mm.new_guest_cr3(vcpu, mfn, by=vcpu)
 
 
 def _set_control_register(vcpu: Vcpu, register: int, value: int) -> bool:

@@ -299,13 +299,12 @@ def switch_root(vcpu: Vcpu) -> None:
         vcpu.processor.load_cr3(root)
 
 
-def new_guest_cr3(vcpu: Vcpu, mfn: int, preemptible: bool = False) -> int:
+def new_guest_cr3(vcpu: Vcpu, mfn: int, by: Vcpu | None = None) -> int:
     """Make a frame the kernel's top-level page table (MMUEXT_NEW_BASEPTR, mov to CR3); 0, -EINVAL or -ERESTART.
 
     A PAE guest's L3 goes into slot 0 of the hypervisor's L4, which then counts as its use (Xen: new_guest_cr3).
-    `preemptible`: the vCPU itself asks, in a hypercall that can go on later.
+    `by`: who asks, in a hypercall that can go on later.
     """
-    by = vcpu if preemptible else None
     if by is not None and put_old_guest_table(by):
         return -ERESTART
     old = vcpu.guest_table
@@ -326,9 +325,10 @@ def new_guest_cr3(vcpu: Vcpu, mfn: int, preemptible: bool = False) -> int:
     return 0
 
 
-def new_user_cr3(vcpu: Vcpu, mfn: int, preemptible: bool = False) -> int:
+def new_user_cr3(vcpu: Vcpu, mfn: int, by: Vcpu | None = None) -> int:
     """Make a frame the L4 of a 64-bit guest's user mode (MMUEXT_NEW_USER_BASEPTR); 0 means none. As `new_guest_cr3`."""
-    by = vcpu if preemptible else None
+    if by is not None and put_old_guest_table(by):
+        return -ERESTART
     old = vcpu.guest_table_user
     if mfn == old or (mfn == 0 and old == NO_FRAME):
         return 0

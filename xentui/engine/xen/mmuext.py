@@ -121,11 +121,11 @@ def _unpin(vcpu: Vcpu, _command: int, mfn: int, _second: int) -> int:
 
 
 def _new_baseptr(vcpu: Vcpu, _command: int, mfn: int, _second: int) -> int:
-    return new_guest_cr3(vcpu, mfn, preemptible=True)
+    return new_guest_cr3(vcpu, mfn, by=vcpu)
 
 
 def _new_user_baseptr(vcpu: Vcpu, _command: int, mfn: int, _second: int) -> int:
-    return new_user_cr3(vcpu, mfn, preemptible=True)
+    return new_user_cr3(vcpu, mfn, by=vcpu)
 
 
 def _set_ldt(vcpu: Vcpu, _command: int, base: int, entries: int) -> int:

@@ -75,8 +75,11 @@ def canonical(address: int) -> bool:
     return address < _CANONICAL_LOW or address >= _CANONICAL_HIGH
 
 
-def arch_set_info_guest(vcpu: Vcpu, data: bytes) -> int:
-    """Give a vCPU that has never run the context `data`; 0 or -EINVAL, and then nothing but its tables is changed."""
+def arch_set_info_guest(vcpu: Vcpu, data: bytes, by: Vcpu) -> int:
+    """Give a vCPU that has never run the context `data`, as the vCPU `by` asks.
+
+    0, -EINVAL, or -ERESTART: `by` is to ask again later. But for 0, nothing but the vCPU's tables is changed.
+    """
     context = Context(LAYOUT32 if vcpu.width == 32 else LAYOUT64, data)
     traps = _traps(vcpu, context)
     ldt_base, ldt_entries = context.word("ldt_base"), context.word("ldt_ents")
@@ -84,7 +87,7 @@ def arch_set_info_guest(vcpu: Vcpu, data: bytes) -> int:
         return -EINVAL
     if ldt_base & 0xFFF or ldt_entries > MAX_LDT_ENTRIES:
         return -EINVAL
-    error = _take_tables(vcpu, context)
+    error = _take_tables(vcpu, context, by)
     if error:
         return error
     flags = context.number("flags", 4)
@@ -128,8 +131,11 @@ def _traps(vcpu: Vcpu, context: Context) -> list[TrapHandler | None] | None:
     return traps
 
 
-def _take_tables(vcpu: Vcpu, context: Context) -> int:
-    """Descriptor table and page tables, each checked and counted; 0 or -EINVAL."""
+def _take_tables(vcpu: Vcpu, context: Context, by: Vcpu) -> int:
+    """Descriptor table and page tables, each checked and counted; 0, -EINVAL or -ERESTART.
+
+    If it is the user's L4 that fails, the vCPU keeps the kernel's until it is asked again or ends.
+    """
     entries = context.word("gdt_ents")
     count = (entries + GDT_ENTRIES_PER_FRAME - 1) // GDT_ENTRIES_PER_FRAME
     frames = [context.word("gdt_frames", index) for index in range(min(count, 16))]
@@ -139,10 +145,11 @@ def _take_tables(vcpu: Vcpu, context: Context) -> int:
     root = context.word("ctrlreg", 3)
     # a PAE guest's L3 may lie above 4 GiB: CR3 then holds the frame number rotated (public/arch-x86/xen-x86_32.h)
     mfn = (root >> 12 | root << 20) & MASK32 if vcpu.width == 32 else root >> 12
-    error = mm.new_guest_cr3(vcpu, mfn)
+    error = mm.new_guest_cr3(vcpu, mfn, by)
     user = context.word("ctrlreg", 1)
-    if not error and vcpu.width == 64 and user:
-        error = mm.new_user_cr3(vcpu, user >> 12)
+    if not error and vcpu.width == 64:
+        error = mm.new_user_cr3(vcpu, user >> 12, by)
+        vcpu.in_reset = bool(error)
     if error:
         descriptor_tables.destroy_gdt(vcpu)
     return error

@@ -12,11 +12,13 @@ from xentui.engine.trace import Cause, Kind
 from xentui.engine.x86.paging import PAGE_SHIFT, PAGE_SIZE
 from xentui.engine.x86.state import MASK32, RIP
 from xentui.engine.xen import grant_map, guest_access, schedule, time, virtual_timer
+from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi import vcpu as abi
 from xentui.engine.xen.abi.errno import EEXIST, EFAULT, EINVAL, ENOENT, ENOSYS, ENXIO
 from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
 from xentui.engine.xen.abi.sched import SHUTDOWN_poweroff
+from xentui.engine.xen.continuation import ERESTART, create_continuation
 from xentui.engine.xen.domain import NO_FRAME
 from xentui.engine.xen.event_2l import mark_events_pending
 from xentui.engine.xen.page import WRITABLE
@@ -53,7 +55,7 @@ def _layout(vcpu: Vcpu) -> Layout:
 
 def initialised(vcpu: Vcpu) -> bool:
     """Does the vCPU know where to start? The first one does from the beginning."""
-    return vcpu.guest_table != NO_FRAME
+    return vcpu.guest_table != NO_FRAME and not vcpu.in_reset
 
 
 def _initialise(vcpu: Vcpu, target: Vcpu, arg: int) -> int:
@@ -64,7 +66,10 @@ def _initialise(vcpu: Vcpu, target: Vcpu, arg: int) -> int:
     context = guest_access.read(vcpu, arg, layout.VCPU_GUEST_CONTEXT_SIZE)
     if initialised(target):
         return -EEXIST
-    return arch_set_info_guest(target, context)
+    error = arch_set_info_guest(target, context, vcpu)
+    if error == -ERESTART:
+        return create_continuation(vcpu, nr.HYPERCALL_vcpu_op, abi.VCPUOP_initialise, target.id, arg)
+    return error
 
 
 def _up(_vcpu: Vcpu, target: Vcpu, _arg: int) -> int:
