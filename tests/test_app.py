@@ -11,6 +11,7 @@ import pytest
 from textual.pilot import Pilot
 
 from tests.fakes_console import FakeEngine
+from tests.test_terminal import HOSTILE
 from xentui.app import XentuiApp
 from xentui.screens import layout, remembered
 from xentui.screens.actions import TABLE
@@ -446,6 +447,24 @@ def test_typing_into_a_console(drive: Callable[..., None]) -> None:
         await console.until(lambda: console.text.count("eggs") >= 2)
         await console.press("ctrl+right_square_bracket")
         assert not console.app.typing
+
+    drive(steps)
+
+
+def test_hostile_output_stays_in_its_terminal(drive: Callable[..., None]) -> None:
+    """A megabyte of everything that a terminal obeys: keys still work meanwhile, and nothing of it gets out."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        storm = b"".join(HOSTILE.values())[: 1 << 20]
+        console.engine.consoles[1].pieces.append((console.engine.status.time, storm))
+        console.app.feed.changed = True
+        await console.press("1", "2")
+        assert console.app.main.focused_pane.id == "consoles"
+        for strip in console.app.screen._compositor.render_strips():
+            assert all(segment.text.isprintable() and segment.control is None for segment in strip)
+        await console.press("s")
+        await console.until(lambda: console.engine.calls[-1][0] == "step")
 
     drive(steps)
 
