@@ -69,6 +69,18 @@ def test_mach_comes_as_far_as_on_real_xen(kernels: Kernels, xtrace: Path, width:
     assert done.status == 0, "it has shut down by itself"
 
 
+@pytest.mark.parametrize(("width", "platform"), [(32, "xen-3.0-x86_32p"), (64, "xen-3.0-x86_64")])
+def test_mach_prints_its_banner_and_misses_its_modules(
+    kernels: Kernels, xtrace: Path, width: int, platform: str
+) -> None:
+    """Without the validator a kernel's stores to its tables of any level are carried out, Mach's to its L2 too."""
+    done = record(xtrace, {32: kernels.mach32, 64: kernels.mach64}[width], "--no-validator", "gnumach-1.8-xen-486")
+    assert done.lines[:2] == ["GNU Mach 1.8+git20221224-xen-486", f"Running on {platform}."]
+    assert "biosmem: physical memory map:" in done.lines
+    assert done.lines[-1].endswith("bootstrap_create: No bootstrap code loaded with the kernel!")
+    assert done.status == 0, "it has shut down by itself"
+
+
 # --- Linux ----------------------------------------------------------------------------------------------------------
 
 

@@ -36,7 +36,7 @@ from xentui.engine.xen.write_decode import (
 )
 
 if TYPE_CHECKING:
-    from xentui.engine.xen.domain import Vcpu
+    from xentui.engine.xen.domain import Domain, Vcpu
 
 COST_EMULATION = 500
 """Virtual nanoseconds to decode an instruction and carry it out."""
@@ -51,9 +51,11 @@ def emulate(vcpu: Vcpu, address: int, error_code: int) -> bool:
     """Carry out the kernel's write at RIP if it faulted on an L1 table of the guest's own; was it one?
 
     False leaves everything as it was: the page fault is the guest's. Called for kernel-mode writes to present pages.
+    A domain without the validator (unchecked.py) may write to its tables of every level, asked or not.
     """
     domain, hv = vcpu.domain, vcpu.hv
-    if not domain.vm_assist >> VMASST_TYPE_writable_pagetables & 1 or error_code & (_PF_RESERVED | _PF_FETCH):
+    assisted = domain.vm_assist >> VMASST_TYPE_writable_pagetables & 1 or not domain.validated
+    if not assisted or error_code & (_PF_RESERVED | _PF_FETCH):
         return False
     where = vcpu.space.entry_at(address)
     entry = hv.ram64[where] if where >= 0 else 0
@@ -64,8 +66,7 @@ def emulate(vcpu: Vcpu, address: int, error_code: int) -> bool:
     if (
         mfn >= frames.count
         or frames.owner[mfn] != domain.id
-        or frames.type[mfn] != L1
-        or not frames.flags[mfn] & VALIDATED
+        or not (unchecked.is_table(domain, mfn) if not domain.validated else _is_l1(domain, mfn))
     ):
         return False
     try:
@@ -79,6 +80,12 @@ def emulate(vcpu: Vcpu, address: int, error_code: int) -> bool:
     if done:
         hv.clock.charge(COST_EMULATION + COST_PAGE_TABLE_UPDATE)
     return done
+
+
+def _is_l1(domain: Domain, mfn: int) -> bool:
+    """Is a frame of the domain's an L1 table in use? Xen emulates writes to no other."""
+    frames = domain.hv.frames
+    return frames.type[mfn] == L1 and bool(frames.flags[mfn] & VALIDATED)
 
 
 def _fetch(vcpu: Vcpu) -> bytes:
@@ -158,7 +165,7 @@ def _update(vcpu: Vcpu, write: Write, target: int, entry: int, plain: bool) -> b
     domain, hv = vcpu.domain, vcpu.hv
     index = target >> 3
     if not domain.validated:
-        return not unchecked.mod_l1_entry(vcpu, index, entry)
+        return not unchecked.write_entry(vcpu, index, entry, hv.frames.type[index >> 9])
     old = hv.ram64[index]
     if entry & PRESENT:
         error = get_page_from_l1e(domain, entry, index << 3, old)

@@ -97,6 +97,12 @@ def write_entry(vcpu: Vcpu, index: int, new: int, level: int) -> int:
     return 0
 
 
+def is_table(domain: Domain, mfn: int) -> bool:
+    """Is a frame of the domain's in use as a page table? The domain writes to them all as it likes."""
+    frames = domain.hv.frames
+    return frames.type[mfn] in _TABLES
+
+
 def _guests(domain: Domain, mfn: int) -> bool:
     """Is a frame some guest's memory, this one's or another's?"""
     frames = domain.hv.frames
