@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from textual import events
 from textual.app import App, SystemCommand
 
 from xentui.screens import themes
@@ -158,6 +159,18 @@ class XentuiApp(App[None], inherit_bindings=False):
         if status is not None and status.domains and self.chosen_domain not in {each.name for each in status.domains}:
             self.chosen_domain = status.domains[0].name
         self.main.bar.update_status(status, self.typing, self.feed.failure)
+
+    async def on_event(self, event: events.Event) -> None:
+        """A key of the table is obeyed here and now: the next key may be meant for what it opens."""
+        if isinstance(event, events.Key) and self.screen is self.main and not self.typing:
+            focused = self.main.focused
+            command = self.main.command_for(event) if focused is None or isinstance(focused, Pane) else None
+            if command is not None:
+                self.main.obey_key(command)
+                self.feed.changed = True
+                self.call_later(self.refresh_panes)
+                return
+        await super().on_event(event)
 
     # --- commands ----------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from textual.widgets import Input, Label
 if TYPE_CHECKING:
     from textual import events
     from textual.app import ComposeResult
+    from textual.widget import Widget
 
 Complete = Callable[[str], list[str]]
 """What the whole line could become."""
@@ -76,8 +77,7 @@ class CommandLine(Horizontal):
     """Hidden until it is opened; `Done` brings what was typed, or that it was given up."""
 
     DEFAULT_CSS = """
-    CommandLine { display: none; height: 1; background: $surface; }
-    CommandLine.-open { display: block; }
+    CommandLine { height: 1; background: $surface; }
     CommandLine Label { width: auto; color: $accent; text-style: bold; padding: 0 0 0 1; }
     CommandLine Input { width: 1fr; background: $surface; border: none; padding: 0; }
     CommandLine Input:focus { background: $surface; }
@@ -101,6 +101,8 @@ class CommandLine(Horizontal):
         super().__init__()
         self.kind = ":"
         self._line = _Line()
+        self.display = False
+        self._before: Widget | None = None
         self._histories: dict[str, list[str]] = {":": [], "/": []}
 
     def compose(self) -> ComposeResult:
@@ -115,16 +117,18 @@ class CommandLine(Horizontal):
         self._line.suggester = _Suggest(complete)
         self._line.history = self._histories[kind]
         self._line.begin(text)
-        self.add_class("-open")
-        self._line.focus()
+        self._before = self.screen.focused
+        self.display = True
+        self.screen.set_focus(self._line)  # at once: the next key is the line's
 
     @property
     def is_open(self) -> bool:
         """Is a line being typed?"""
-        return self.has_class("-open")
+        return self.display
 
     def _close(self, text: str | None) -> None:
-        self.remove_class("-open")
+        self.display = False
+        self.screen.set_focus(self._before)
         history = self._histories[self.kind]
         if text and (not history or history[-1] != text):
             history.append(text)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from xentui.app import XentuiApp
+    from xentui.screens.actions import Command
 
 NARROW = 100
 """Columns below which a pane gets the class `-narrow`."""
@@ -91,7 +92,7 @@ class MainScreen(Screen[None], inherit_bindings=False):
         self.grid.apply(tree, maximised)
         pane = self.grid.pane(focus)
         if pane is not None:
-            (pane.focus_target if isinstance(getattr(pane, "focus_target", None), Pane) else pane).focus()
+            self.set_focus(pane)
         self.app.feed.changed = True
 
     def remember(self) -> None:
@@ -112,20 +113,27 @@ class MainScreen(Screen[None], inherit_bindings=False):
 
     # --- keys --------------------------------------------------------------------------------------------------------
 
+    def command_for(self, event: events.Key) -> Command | None:
+        """What a key of the table asks for, unless the focused pane or the command line has a use for it."""
+        if self.line.is_open or event.key in self.active_bindings:
+            return None
+        return self.app.keys.get(event.key) or self.app.keys.get(event.character or "")
+
+    def obey_key(self, command: Command) -> None:
+        """Do what a key asks for."""
+        if command.prompts:
+            self.open_line(":", f"{command.name} ")
+        else:
+            self.app.run_command(command.name, "")
+
     def on_key(self, event: events.Key) -> None:
-        """What no pane has taken is a key of the table."""
-        if self.line.is_open or event.key in self.active_bindings:  # the focused pane has a use for it
-            return
-        keys = self.app.keys
-        command = keys.get(event.key) or keys.get(event.character or "")
+        """A key that something within a pane has left."""
+        command = self.command_for(event)
         self.app.feed.changed = True
         if command is not None:
             event.stop()
             event.prevent_default()
-            if command.prompts:
-                self.open_line(":", f"{command.name} ")
-            else:
-                self.app.run_command(command.name, "")
+            self.obey_key(command)
         self.call_after_refresh(self.app.refresh_panes)
 
     # --- the command line --------------------------------------------------------------------------------------------
@@ -152,9 +160,6 @@ class MainScreen(Screen[None], inherit_bindings=False):
 
     def on_command_line_done(self, event: CommandLine.Done) -> None:
         """Obey, and give the keyboard back."""
-        pane, self._filtered_text = self._filtered, event.text
-        if pane is not None and pane.is_attached:
-            pane.focus()
         if event.text is not None:
             if event.kind == ":":
                 self.app.obey(event.text)
