@@ -61,3 +61,11 @@ def test_the_worst_are_in_the_table() -> None:
 def test_many_together_do_the_work_of_one() -> None:
     alone, together = throughput(1, 5, 60 * MS)[0], throughput(12, 5, 60 * MS)[0]
     assert 0.97 < together / alone < 1.03
+
+
+@pytest.mark.parametrize("pace", ["exact", "fast"])
+def test_one_that_spins_does_not_keep_the_processor(xtrace: Path, pace: str) -> None:
+    """Nothing of it enters the hypervisor: its slice must end all the same, and the other domain have its turn."""
+    done = record(xtrace, "load64", "hello64", "--cmdline", "mode=spin", "--pace", pace, "--for", "200ms")
+    assert done.status == 3
+    assert "hello64: Hello from hello64, a 64-bit paravirtualized guest in ring 3." in done.lines

@@ -32,7 +32,7 @@ from xentui.engine.x86.state import (
     CC_SRC,
     CFLAGS_NEXT_BLOCK,
     CPU_ENV,
-    CPU_INTERRUPT_REQUEST,
+    CPU_EXCEPTION_INDEX,
     CR2,
     CR3,
     CS_BASE,
@@ -434,7 +434,7 @@ class Processor:
                 self._alarm = Alarm(self.machine_code(native.SET_BYTE), flag)
             else:
                 cpu_exit = ctypes.cast(uc.cpu_exit, ctypes.c_void_p).value or 0
-                code = native.halt_processor(CPU_INTERRUPT_REQUEST, cpu_exit)
+                code = native.halt_processor(CPU_EXCEPTION_INDEX, cpu_exit)
                 self._alarm = Alarm(self.machine_code(code), self.cpu)
         self._alarm.set(microseconds)
 

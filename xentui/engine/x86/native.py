@@ -64,20 +64,23 @@ SIGNAL_HANDLER = bytes.fromhex("488b4618 488b7808 ff20")
 # mov byte [rdi],1; ret
 SET_BYTE = bytes.fromhex("c60701 c3")
 
-CPU_INTERRUPT_HALT = 0x20
+EXCP_HLT = 0x10001
+"""QEMU's number for "halted", with which the emulator returns."""
 
 
-def halt_processor(interrupt_request: int, cpu_exit: int) -> bytes:
+def halt_processor(exception_index: int, cpu_exit: int) -> bytes:
     """A signal handler's function that gets a CPUState and lets the emulator end at the next block, as if for HLT.
 
     `uc_emu_stop` would not do: it sets `stop_request` at once, and Unicorn passes over all but the first of its
-    instruction hooks while that is set, so that an RDTSC in the rest of the block would read the host's counter.
+    instruction hooks while that is set, so that an RDTSC in the rest of the block would read the host's counter. An
+    exception that comes at the same moment may take the place of this one, or this one its: then the alarm sounds
+    again, or the instruction is executed again.
     """
-    #   or dword [rdi+interrupt_request],CPU_INTERRUPT_HALT; mov rax,cpu_exit; jmp rax
-    return (
-        bytes((0x83, 0x4F, interrupt_request, CPU_INTERRUPT_HALT, 0x48, 0xB8))
-        + cpu_exit.to_bytes(8, "little")
-        + bytes((0xFF, 0xE0))
+    #   mov dword [rdi+exception_index],EXCP_HLT; mov rax,cpu_exit; jmp rax
+    return b"\xc7\x87%b%b\x48\xb8%b\xff\xe0" % (
+        exception_index.to_bytes(4, "little"),
+        EXCP_HLT.to_bytes(4, "little"),
+        cpu_exit.to_bytes(8, "little"),
     )
 
 

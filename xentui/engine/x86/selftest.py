@@ -11,9 +11,7 @@ import ctypes
 import struct
 
 from xentui.engine.x86 import state as s
-from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.cpu import CR4_VALUE, Processor
-from xentui.engine.x86.native import CPU_INTERRUPT_HALT
 from xentui.engine.x86.unicorn_api import VERSION, UnicornMismatchError
 
 _TABLES, _GDT, _CODE, _STACK, _END = 0x1000, 0x6000, 0x7000, 0x9000, 0xA000
@@ -40,6 +38,9 @@ _PROGRAM64 = bytes.fromhex(
     "0f05"  # syscall
     "ebfe"  # forever
 )
+_FOREVER = bytes.fromhex("ebfe")
+_SHORT = 50
+"""Microseconds that it may go on."""
 # 32-bit, ring 1
 _PROGRAM32 = bytes.fromhex(
     "6a05"  # push 5
@@ -205,13 +206,14 @@ def run(processor: Processor, ram: memoryview) -> None:
 
     if processor.counts_code:
         _stop_exactly(processor, ram, witness)
+    else:
+        _stop_by_alarm(processor, ram)
 
     ram[:_END] = bytes(_END)
     processor.flush_code()
     processor.state.load(fresh)
     processor.flush_tlb()
     processor.budget[0] = processor.budget[3] = 0
-    _interrupt_request(processor)
     processor.disconnect()
 
 
@@ -241,13 +243,13 @@ def _stop_exactly(processor: Processor, ram: memoryview, witness: _Witness) -> N
     )
 
 
-def _interrupt_request(processor: Processor) -> None:
-    """The word that the alarm of the fast pace sets lies where the emulator's own function clears it."""
-    word = ctypes.c_uint32.from_address(processor.cpu + s.CPU_INTERRUPT_REQUEST)
-    _check(word.value == 0, "an interrupt is pending")
-    word.value = CPU_INTERRUPT_HALT
-    uc.cpu_reset_interrupt(processor.cpu, CPU_INTERRUPT_HALT)
-    _check(word.value == 0, "the interrupt request lies elsewhere")
+def _stop_by_alarm(processor: Processor, ram: memoryview) -> None:
+    """Without the code clock an alarm ends a slice, in the tightest of loops too."""
+    index = ctypes.c_int32.from_address(processor.cpu + s.CPU_EXCEPTION_INDEX)
+    _check(index.value == -1, "the exception's number lies elsewhere")
+    _enter(processor, ram, _FOREVER, wide=True)
+    processor.run(_SHORT)
+    _check(processor.state.q[s.RIP] == _CODE, "an alarm did not end a loop where it was")
 
 
 def _code_bytes() -> int:
