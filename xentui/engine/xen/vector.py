@@ -120,14 +120,12 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     mapped, unmapped = new[new & PRESENT != 0], old[old & PRESENT != 0]
     targets, sources = _frames_of(mapped), _frames_of(unmapped)
     written = targets[mapped & RW != 0]
-    if len(targets) and int(targets.max()) >= hv.frames.count:
-        return 0
     single = _different(hv.frames, sources)
     if not _references_fine(domain, mapped, targets, sources, written, single):
         return 0
     memory[where] = new
-    preserving = commands == MMU_PT_UPDATE_PRESERVE_AD
-    if preserving.any():
+    if commands.any():
+        preserving = commands == MMU_PT_UPDATE_PRESERVE_AD
         memory[where[preserving]] |= old[preserving] & (ACCESSED | DIRTY)
     references, uses = hv.frames.array("ref_count"), hv.frames.array("type_count")
     _count(references, sources, -1, single)
@@ -173,15 +171,19 @@ def _adjusted(entries: Any, width: int) -> Any:
     """L1 entries as the hypervisor writes them for a guest of that width (pte.py, adjust_l1)."""
     new = entries.copy()
     if width == 64:
-        kernel = new & (PRESENT | USER) == PRESENT
-        user = new & (PRESENT | USER | GUEST_KERNEL) == PRESENT | USER
-        new[kernel] |= GUEST_KERNEL | USER
-        new[user] |= GLOBAL
+        # three kinds of present entries: those of the kernel, of user code, and the kernel's as it reads them back
+        kind = new & (PRESENT | USER | GUEST_KERNEL)
+        user = kind == PRESENT | USER
+        kernel = (kind | GUEST_KERNEL) == PRESENT | GUEST_KERNEL
+        if kernel.any():
+            new[kernel] |= GUEST_KERNEL | USER
+        if user.any():
+            new[user] |= GLOBAL
     return new
 
 
 def _references_fine(domain: Domain, mapped: Any, targets: Any, sources: Any, written: Any, single: bool) -> bool:
-    """Is every frame the domain's own, those to be written of the right type already, and none used no more then?
+    """Is every new frame the domain's own, of the right type already if it may be written, and does none fall free?
 
     `single`: none of `sources` is there twice.
     """
@@ -190,9 +192,11 @@ def _references_fine(domain: Domain, mapped: Any, targets: Any, sources: Any, wr
     frames = domain.hv.frames
     if (mapped & L1_DISALLOW).any():
         return False
-    owner = frames.array("owner")
-    if (owner[targets] != domain.id).any() or (owner[sources] != domain.id).any():
-        return False
+    try:
+        if (frames.array("owner")[targets] != domain.id).any():
+            return False
+    except IndexError:
+        return False  # no frame of machine memory
     if (frames.array("type")[written] != WRITABLE).any():
         return False
     references = frames.array("ref_count")
