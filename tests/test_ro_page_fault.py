@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import unicorn
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from unicorn import x86_const as x86
 
 from tests.fakes import DATA, A, D, Guest, P, U, W, make_guest, make_hypervisor
-from xentui.engine.x86.state import EFLAGS, RAX, RCX, RDI, RIP, RSI
+from xentui.engine.x86.paging import PCD
+from xentui.engine.x86.state import EF_RF, EFLAGS, RAX, RCX, RDI, RIP, RSI
 from xentui.engine.xen import ro_page_fault, write_decode
 from xentui.engine.xen.abi.core import VMASST_TYPE_writable_pagetables
 from xentui.engine.xen.audit import audit
@@ -313,3 +315,56 @@ def test_the_short_way_decodes_as_the_long_one(rex: int, monkeypatch: pytest.Mon
         writes = [write_decode.Decoder(code, registers, True).decode() for code in codes]
         seen.append([[getattr(write, name) for name in write.__slots__] for write in writes])
     assert seen[0] == seen[1]
+
+
+def stored(code: bytes, registers: dict[int, int], flags: int, lazy: bool, short: bool) -> tuple[Any, ...]:
+    """All that a store to the L1 leaves behind, by the short way or by the long one only."""
+    guest = make(64)
+    other = make_guest(guest.hv, 2, 64)
+    index = (guest.tables["l1"] << 9) + SLOT
+    guest.domain.lazy_nx = {index} if lazy else set()
+    frames = {
+        0: guest.entry(FREE_PFN),
+        1: guest.entry(DATA_PFN, P | U),
+        2: other.entry(9),
+        3: guest.tables["l1"] << 12 | P,
+    }
+    frames |= {
+        4: guest.hv.frames.count << 12 | P,
+        5: guest.entry(FREE_PFN, P | W | PCD),
+        6: guest.entry(FREE_PFN, P | W),
+    }
+    registers = {number: frames.get(value, value) for number, value in registers.items()}
+    read(guest.vcpu, CODE_PFN << 12, 1)  # the hypervisor knows the page
+    with patch.object(ro_page_fault, "_store", ro_page_fault._store if short else lambda *_: False):
+        done = emulate(guest, code, registers, flags, SLOT * 8)
+    told = [record._replace(time=0) for record in guest.hv.trace.latest(9)]
+    state = guest.vcpu.q[:16].tolist(), guest.vcpu.q[RIP], guest.vcpu.processor.read_flags() & ~EF_RF
+    assert audit(guest.hv) == []
+    return done, state, told, bytes(guest.hv.ram), guest.domain.lazy_nx, [bytes(c) for c in guest.hv.frames.columns]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([0x48, 0x49, 0x4C, 0x4D, 0x40, 0x4A]),
+    st.sampled_from([0x89, 0x89, 0x89, 0x8B]),
+    st.integers(0, 0x7F),
+    st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7 << 40, 1 << 63]),
+    st.sampled_from([0, FLAGS, EF_RF]),
+    st.booleans(),
+)
+def test_the_short_way_is_the_long_one(rex: int, opcode: int, modrm: int, new: int, flags: int, lazy: bool) -> None:
+    registers = dict.fromkeys(range(16), 7 << 30)
+    registers[modrm >> 3 & 7 | (rex & 4) << 1] = new
+    registers[modrm & 7 | (rex & 1) << 3] = SLOT * 8
+    code = bytes([rex, opcode, modrm, 0, 0, 0, 0])
+    one, other = (stored(code, registers, flags, lazy, short) for short in (True, False))
+    assert one == other
+
+
+def test_the_usual_store_goes_the_short_way() -> None:
+    guest = make(64)
+    read(guest.vcpu, CODE_PFN << 12, 1)
+    with patch.object(ro_page_fault, "Decoder", side_effect=AssertionError):
+        assert emulate(guest, b"\x4c\x89\x07", {7: SLOT * 8, 8: guest.entry(DATA_PFN)}, 0, SLOT * 8)
+    assert guest.vcpu.q[RIP] == (CODE_PFN << 12) + 3

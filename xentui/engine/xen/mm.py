@@ -212,18 +212,11 @@ def do_update_va_mapping_otherdomain(vcpu: Vcpu, va: int, b: int, c: int, d: int
 
 
 def _update_va_mapping(vcpu: Vcpu, va: int, value: int, flags: int) -> int:
-    hv, space = vcpu.hv, vcpu.space
-    hv.clock.charge(COST_PAGE_TABLE_UPDATE)
-    table = space.tables.get(va >> 21)
-    modify = mod_l1_entry
-    if table is None:
-        table = _find_l1(vcpu, va)
-        if table < 0:
-            return refusals.record(vcpu, refuse(vcpu.domain, refusals.NO_TABLE, EINVAL, 0, L1, va, 0, value))
-        if vcpu.domain.validated:
-            space.tables[va >> 21] = table
-        else:
-            modify = unchecked.mod_l1_entry
+    vcpu.hv.clock.charge(COST_PAGE_TABLE_UPDATE)
+    table = l1_table(vcpu, va)
+    if table < 0:
+        return refusals.record(vcpu, refuse(vcpu.domain, refusals.NO_TABLE, EINVAL, 0, L1, va, 0, value))
+    modify = mod_l1_entry if vcpu.domain.validated else unchecked.mod_l1_entry
     error = modify(vcpu, table + (va >> 12 & 511), value)
     if error:
         return refusals.record(vcpu, error)
@@ -231,17 +224,25 @@ def _update_va_mapping(vcpu: Vcpu, va: int, value: int, flags: int) -> int:
     return _flush_va(vcpu, va, flush, flags & ~UVMF_FLUSHTYPE_MASK) if flush else 0
 
 
-def _find_l1(vcpu: Vcpu, va: int) -> int:
+def l1_table(vcpu: Vcpu, va: int) -> int:
     """Index in `ram64` of the L1 table that maps `va`, the guest's own; -1 where there is none."""
+    space = vcpu.space
+    known = space.tables.get(va >> 21)
+    if known is not None:
+        return known
     if 1 << 47 <= va < HYPERVISOR_VIRT_END:
         return -1
-    index = vcpu.space.entry_at(va, 2)
-    entry = vcpu.space.ram64[index] if index >= 0 else 0
+    index = space.entry_at(va, 2)
+    entry = space.ram64[index] if index >= 0 else 0
     mfn = (entry & FRAME_MASK) >> 12
     frames = vcpu.hv.frames
     if not entry & PRESENT or frames.owner[mfn] != vcpu.domain.id or frames.type[mfn] != L1:
         return -1
-    return mfn << 9 if frames.type_count[mfn] else -1
+    if not frames.type_count[mfn]:
+        return -1
+    if vcpu.domain.validated:
+        space.tables[va >> 21] = mfn << 9
+    return mfn << 9
 
 
 def _flush_va(vcpu: Vcpu, va: int, kind: int, where: int) -> int:

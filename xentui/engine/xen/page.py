@@ -108,11 +108,16 @@ class FrameTable:
         self._holes = False
 
     def array(self, column: str) -> Any:
-        """A column as a numpy array over the same bytes. A function, so that start-up does without numpy."""
+        """A column as a numpy array over the same bytes. A function, so that start-up does without numpy.
+
+        There is one more, `scratch`: 32 bits a frame that mean nothing, for whoever needs them for a moment.
+        """
         array = self._arrays.get(column)
         if array is None:
             import numpy
 
+            if column == "scratch":
+                return self._arrays.setdefault(column, numpy.zeros(self.count, "<u4"))
             view: memoryview = getattr(self, column)
             array = numpy.frombuffer(view, dtype={"H": "<u2", "B": "u1", "I": "<u4", "h": "<i2"}[view.format])
             self._arrays[column] = array

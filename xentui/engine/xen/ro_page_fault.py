@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from xentui.engine.clock import COST_PAGE_TABLE_UPDATE
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import FRAME_MASK, PRESENT, RW
-from xentui.engine.x86.state import CS_BASE, EF_CF, EF_RF, EF_TF, RAX, RDX, RIP
+from xentui.engine.x86.state import CS_BASE, EF_CF, EF_RF, EF_TF, EFLAGS, RAX, RDX, RIP
 from xentui.engine.xen import guest_access, refusals, unchecked
 from xentui.engine.xen.abi.core import VMASST_TYPE_writable_pagetables
 from xentui.engine.xen.guest_access import GuestFault
-from xentui.engine.xen.page import L1, VALIDATED
+from xentui.engine.xen.mm import l1_table
+from xentui.engine.xen.page import L1, MOST_REFERENCES, VALIDATED, WRITABLE
 from xentui.engine.xen.page_type import get_page_from_l1e, put_page_from_l1e
-from xentui.engine.xen.pte import adjust_l1
+from xentui.engine.xen.pte import L1_DISALLOW, adjust_l1
 from xentui.engine.xen.write_decode import (
     ARITHMETIC,
     COMPARED,
@@ -57,7 +58,11 @@ def emulate(vcpu: Vcpu, address: int, error_code: int) -> bool:
     assisted = domain.vm_assist >> VMASST_TYPE_writable_pagetables & 1 or not domain.validated
     if not assisted or error_code & (_PF_RESERVED | _PF_FETCH):
         return False
-    where = vcpu.space.entry_at(address)
+    if domain.validated:
+        table = l1_table(vcpu, address)
+        where = table + (address >> 12 & 511) if table >= 0 else -1
+    else:
+        where = vcpu.space.entry_at(address)
     entry = hv.ram64[where] if where >= 0 else 0
     if entry & (PRESENT | RW) != PRESENT or not guest_access.access_ok(vcpu, address, 1):
         return False
@@ -69,6 +74,9 @@ def emulate(vcpu: Vcpu, address: int, error_code: int) -> bool:
         or not (unchecked.is_table(domain, mfn) if not domain.validated else _is_l1(domain, mfn))
     ):
         return False
+    if domain.validated and _store(vcpu, address, mfn):
+        hv.clock.charge(COST_EMULATION + COST_PAGE_TABLE_UPDATE)
+        return True
     try:
         write = Decoder(_fetch(vcpu), vcpu.q, vcpu.width == 64).decode()
         # only naturally aligned writes within the page that faulted
@@ -86,6 +94,45 @@ def _is_l1(domain: Domain, mfn: int) -> bool:
     """Is a frame of the domain's an L1 table in use? Xen emulates writes to no other."""
     frames = domain.hv.frames
     return frames.type[mfn] == L1 and bool(frames.flags[mfn] & VALIDATED)
+
+
+def _store(vcpu: Vcpu, address: int, table: int) -> bool:
+    """The usual store of a 64-bit kernel in short: `mov` of a register to [register], with a usual new entry.
+
+    False where anything is out of the ordinary, and then nothing has been done.
+    """
+    domain, q = vcpu.domain, vcpu.q
+    rip = q[RIP]
+    base, within = vcpu.space.reads.get(rip >> 12), rip & 0xFFF
+    if vcpu.width != 64 or base is None or within > 0xFFD or address & 7 or q[EFLAGS] & (EF_TF | EF_RF):
+        return False
+    hv = domain.hv
+    rex, opcode, modrm = hv.ram[base + within : base + within + 3]
+    if opcode != 0x89 or rex & 0xFA != 0x48 or modrm >= 0x40 or modrm & 7 in (4, 5):
+        return False
+    if q[modrm & 7 | (rex & 1) << 3] != address:
+        return False
+    new, index = q[modrm >> 3 | (rex & 4) << 1], table << 9 | (address & 0xFFF) >> 3
+    old = hv.ram64[index]
+    if new & PRESENT:
+        owner, types, type_count, ref_count, _ = hv.frames.columns
+        mfn = (new & FRAME_MASK) >> 12
+        if new & L1_DISALLOW or mfn >= len(owner) or owner[mfn] != domain.id or ref_count[mfn] >= MOST_REFERENCES:
+            return False
+        if new & RW:
+            if types[mfn] != WRITABLE:
+                return False
+            type_count[mfn] += 1
+        ref_count[mfn] += 1
+        new = adjust_l1(new)
+    if index in domain.lazy_nx:
+        domain.lazy_nx.discard(index)  # its NX is the guest's own from now on
+    hv.ram64[index] = new
+    if old & PRESENT:
+        put_page_from_l1e(hv, old)
+    hv.put(hv.clock.now(), rip, Kind.PTE_WRITE, vcpu.id, domain.id, 1, address, index << 3, old, new, 0)
+    q[RIP] = rip + 3
+    return True
 
 
 def _fetch(vcpu: Vcpu) -> bytes:
@@ -177,6 +224,8 @@ def _update(vcpu: Vcpu, write: Write, target: int, entry: int, plain: bool) -> b
             entry &= ~PRESENT
         elif domain.width == 64:
             entry = adjust_l1(entry)
+    if write.size == 8 and write.name in ("mov", "stos", "movs"):
+        domain.lazy_nx.discard(index)  # its NX is the guest's own from now on
     hv.ram64[index] = entry
     if old & PRESENT:
         put_page_from_l1e(hv, old)

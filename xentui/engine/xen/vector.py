@@ -23,6 +23,7 @@ from xentui.engine.xen.pte import GUEST_KERNEL, L1_DISALLOW
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import Domain, Vcpu
+    from xentui.engine.xen.page import FrameTable
 
 MANY = 1600
 """Tables done entry by entry until what that cost more, some 0.06 ms each, is what loading numpy costs."""
@@ -53,7 +54,7 @@ def promote_l1(domain: Domain, mfn: int) -> bool:
     if (present & L1_DISALLOW).any() or (targets >= frames.count).any():
         return False
     targets = targets.astype("int64")
-    if not _different(targets) or (frames.array("owner")[targets] != domain.id).any():
+    if not _different(frames, targets) or (frames.array("owner")[targets] != domain.id).any():
         return False
     if (frames.array("ref_count")[targets] >= MOST_REFERENCES).any():
         return False
@@ -83,7 +84,7 @@ def demote_l1(domain: Domain, mfn: int) -> bool:
     present = words[words & PRESENT != 0]
     targets = ((present & FRAME_MASK) >> 12).astype("int64")
     references = frames.array("ref_count")
-    if not _different(targets) or (references[targets] <= 1).any():
+    if not _different(frames, targets) or (references[targets] <= 1).any():
         return False
     references[targets] -= 1
     frames.array("type_count")[targets[present & RW != 0]] -= 1
@@ -111,7 +112,7 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     except guest_access.GuestFault:
         return 0
     pointers, commands, where = given[::2], given[::2] & 7, (given[::2] >> 3).view("int64")
-    if not _tables_fine(vcpu, where >> 9, commands, requests) or not _different(where):
+    if not _tables_fine(vcpu, where >> 9, commands, requests) or not _ascending_or_different(where):
         return 0
     memory = numpy.frombuffer(hv.ram64, "<u8")
     old = memory[where]
@@ -119,19 +120,19 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     mapped, unmapped = new[new & PRESENT != 0], old[old & PRESENT != 0]
     targets, sources = _frames_of(mapped), _frames_of(unmapped)
     written = targets[mapped & RW != 0]
-    if not _references_fine(domain, mapped, targets, sources, written):
+    single = _different(hv.frames, sources)
+    if not _references_fine(domain, mapped, targets, sources, written, single):
         return 0
     memory[where] = new
-    preserving = commands == MMU_PT_UPDATE_PRESERVE_AD
-    if preserving.any():
+    if commands.any():
+        preserving = commands == MMU_PT_UPDATE_PRESERVE_AD
         memory[where[preserving]] |= old[preserving] & (ACCESSED | DIRTY)
     references, uses = hv.frames.array("ref_count"), hv.frames.array("type_count")
-    single = _different(targets)
-    _count(references, targets, 1, single)
-    _count(uses, written, 1, single)
-    single = _different(sources)
     _count(references, sources, -1, single)
     _count(uses, sources[unmapped & RW != 0], -1, single)
+    single = _different(hv.frames, targets)
+    _count(references, targets, 1, single)
+    _count(uses, written, 1, single)
     if domain.lazy_nx:
         domain.lazy_nx.difference_update(where.tolist())
     _tell(vcpu, pointers - commands, commands, old, given[1::2])
@@ -157,8 +158,8 @@ def _tables_fine(vcpu: Vcpu, tables: Any, commands: Any, requests: int) -> bool:
         return False
     reads = vcpu.space.reads
     listed = [reads.get(page, -1) >> 12 for page in range(requests >> 12, (requests + 16 * len(tables) >> 12) + 1)]
-    first = int(tables[0])
-    for mfn in (first,) if (tables == first).all() else set(tables.tolist()):
+    other = tables[1:] != tables[:-1]
+    for mfn in {int(tables[0]), *tables[1:][other].tolist()}:
         if mfn >= frames.count or frames.owner[mfn] != vcpu.domain.id or mfn in listed:
             return False
         if frames.type[mfn] != L1 or not frames.flags[mfn] & VALIDATED:
@@ -170,29 +171,38 @@ def _adjusted(entries: Any, width: int) -> Any:
     """L1 entries as the hypervisor writes them for a guest of that width (pte.py, adjust_l1)."""
     new = entries.copy()
     if width == 64:
-        kernel = new & (PRESENT | USER) == PRESENT
-        user = new & (PRESENT | USER | GUEST_KERNEL) == PRESENT | USER
-        new[kernel] |= GUEST_KERNEL | USER
-        new[user] |= GLOBAL
+        # three kinds of present entries: those of the kernel, of user code, and the kernel's as it reads them back
+        kind = new & (PRESENT | USER | GUEST_KERNEL)
+        user = kind == PRESENT | USER
+        kernel = (kind | GUEST_KERNEL) == PRESENT | GUEST_KERNEL
+        if kernel.any():
+            new[kernel] |= GUEST_KERNEL | USER
+        if user.any():
+            new[user] |= GLOBAL
     return new
 
 
-def _references_fine(domain: Domain, mapped: Any, targets: Any, sources: Any, written: Any) -> bool:
-    """Is every frame the domain's own, those to be written of the right type already, and none used no more then?"""
+def _references_fine(domain: Domain, mapped: Any, targets: Any, sources: Any, written: Any, single: bool) -> bool:
+    """Is every new frame the domain's own, of the right type already if it may be written, and does none fall free?
+
+    `single`: none of `sources` is there twice.
+    """
     import numpy
 
     frames = domain.hv.frames
-    if (mapped & L1_DISALLOW).any() or (targets >= frames.count).any():
+    if (mapped & L1_DISALLOW).any():
         return False
-    owner = frames.array("owner")
-    if (owner[targets] != domain.id).any() or (owner[sources] != domain.id).any():
-        return False
+    try:
+        if (frames.array("owner")[targets] != domain.id).any():
+            return False
+    except IndexError:
+        return False  # no frame of machine memory
     if (frames.array("type")[written] != WRITABLE).any():
         return False
     references = frames.array("ref_count")
     if (references[targets] > MOST_REFERENCES - len(targets)).any():
         return False  # perhaps no room for all of them
-    if _different(sources):
+    if single:
         return not (references[sources] <= 1).any()
     dropped, times = numpy.unique(sources, return_counts=True)
     return not (references[dropped] <= times).any()
@@ -225,8 +235,20 @@ def _tell(vcpu: Vcpu, places: Any, commands: Any, old: Any, values: Any) -> None
     hv.trace.put_rows(rows.tobytes(), first, first + (count - 1) * step)
 
 
-def _different(targets: Any) -> bool:
+def _different(frames: FrameTable, targets: Any) -> bool:
     """Does every entry name a frame of its own, so that each is counted once?"""
-    ordered = targets.copy()
+    import numpy
+
+    # each writes its number to its frame's place, and finds it there unless another has come later
+    places, numbers = frames.array("scratch"), numpy.arange(len(targets), dtype="<u4")
+    places[targets] = numbers
+    return bool((places[targets] == numbers).all())
+
+
+def _ascending_or_different(places: Any) -> bool:
+    """Is every one of these words of memory another? Lists that kernels make are nearly always in order."""
+    if (places[1:] > places[:-1]).all():
+        return True
+    ordered = places.copy()
     ordered.sort()
     return not (ordered[1:] == ordered[:-1]).any()
