@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.elf_builder import Elf
 from tests.kernels import Kernels
 from xentui import cli
 from xentui.config import GUESTS_FOLDER, built_in_guests
+from xentui.console import problem_with_terminal
 
 HELLO = GUESTS_FOLDER / "hello64"
 
@@ -41,10 +43,17 @@ def test_times(said: str, ns: int) -> None:
     assert cli.build_parser([]).parse_args(["--for", said]).limit == ns
 
 
-@pytest.mark.parametrize("said", ["", "3", "ms", "-3ms", "3 weeks", "1e3s", "0x10ms"])
+@pytest.mark.parametrize("said", ["", "3", "ms", "-3ms", "3 weeks", "1e3s", "0x10ms", "٣s"])
 def test_no_times(said: str) -> None:
     with pytest.raises(cli.UsageError, match="is not a time"):
         cli.build_parser([]).parse_args([f"--for={said}"])
+
+
+@pytest.mark.parametrize("said", ["4000000000s", f"{'9' * 400}ms"])
+@pytest.mark.parametrize("option", ["--for={}", "--inject={}:crash hello64"])
+def test_times_beyond_what_the_clock_counts(option: str, said: str) -> None:
+    with pytest.raises(cli.UsageError, match="a hundred years"):
+        cli.build_parser([]).parse_args([option.format(said)])
 
 
 @pytest.mark.parametrize(
@@ -84,9 +93,42 @@ def test_the_console_needs_a_terminal(guests: tuple[str, ...]) -> None:
     refused(run(*guests), "the console needs a terminal", "--record FILE")
 
 
-@pytest.mark.parametrize("option", [("--until", "x"), ("--for", "1s")])
-def test_limits_are_for_recording(option: tuple[str, str]) -> None:
+@pytest.mark.parametrize("term", ["", "dumb"])
+def test_the_console_needs_a_terminal_that_can_do_something(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", term)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    assert "TERM is dumb or not set" in problem_with_terminal()
+
+
+@pytest.mark.parametrize("option", [("--until", "x"), ("--for", "1s"), ("--core", "/"), ("--audit",)])
+def test_limits_are_for_recording(option: tuple[str, ...]) -> None:
     refused(run("hello64", *option), option[0], "needs --record")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--replay", "x", "--memory", "64"], ["--replay", "excludes --memory"]),
+        (["--replay", "x", "--demo", "events"], ["--replay", "excludes --demo"]),
+        (["--replay", "x", "--gdb", "hello64=:1"], ["--replay", "excludes --gdb"]),
+        (["--replay", "x", "hello64"], ["--replay", "name no others"]),
+        (["--demo", "events", "--pace", "fast", "--inject", "crash demo32"], ["--demo", "excludes --pace, --inject"]),
+        (["--demo", "events", "hello64"], ["--demo", "name no others"]),
+        (["--record", "x", "--replay", "y"], ["--replay", "--record excludes it"]),
+        (["--record", "x", "--demo", "events"], ["--demo", "--record excludes it"]),
+        (["--record", "x", "hello64", "--gdb", "hello64=:1"], ["--gdb", "--record excludes it"]),
+    ],
+)
+def test_options_that_exclude_each_other(options: list[str], words: list[str]) -> None:
+    refused(run(*options), *words)
+
+
+@pytest.mark.parametrize("name", ["text", "folder", ""])
+def test_what_is_no_demonstration(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text").write_text("hello\n")
+    (tmp_path / "folder").mkdir()
+    refused(run("--demo", tmp_path / name if name else ""), "demonstration", ".md")
 
 
 def test_without_record_guests_are_looked_at_too(tmp_path: Path) -> None:
@@ -126,6 +168,7 @@ def test_version() -> None:
         (["--rec", "x"], ["--rec"]),
         (["--ramdisk", "/nonexistent/initrd"], ["/nonexistent/initrd", "ramdisk", "No such file"]),
         (["--ramdisk", "/"], ["/", "ramdisk", "Is a directory"]),
+        (["--core", "/nonexistent"], ["--core", "/nonexistent", "no such folder"]),
     ],
 )
 def test_impossible_option_values(xtrace: Path, options: list[str], words: list[str]) -> None:
@@ -159,6 +202,18 @@ def test_recording_that_cannot_be_written(tmp_path: Path, where: str) -> None:
     done = record(path, "hello64", "--until", "Type")
     assert done.status == 2 and done.console == ""
     assert done.errors.startswith(f"xentui: {path}: ") and done.errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("over", ["kernel", "ramdisk", "guest.cfg"])
+def test_a_recording_over_what_it_is_made_from(tmp_path: Path, over: str) -> None:
+    kernel, ramdisk, configuration = (tmp_path / name for name in ("kernel", "ramdisk", "guest.cfg"))
+    kernel.write_bytes(HELLO.read_bytes())
+    ramdisk.write_bytes(b"x" * 100)
+    configuration.write_text(f'name="a"\nkernel="{kernel}"\nramdisk="{ramdisk}"\n')
+    before = (tmp_path / over).read_bytes()
+    done = run("--record", tmp_path / over, configuration)
+    refused(done, str(tmp_path / over), "a is made from this file")
+    assert (tmp_path / over).read_bytes() == before
 
 
 def test_an_old_recording_survives_a_bad_command(xtrace: Path) -> None:

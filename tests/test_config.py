@@ -243,7 +243,7 @@ def test_maxmem_alone_is_the_memory() -> None:
         ("type='xyz'", 'type = "xyz" is no type of domain'),
         ("builder='hvm'", 'builder = "hvm" makes no PV domain'),
         ("on_crash='explode'", 'on_crash = "explode" is no action; use one of destroy, restart, rename-restart,'),
-        ("ramdisk='nowhere'", "guest.cfg:3:1: ramdisk: no such file: nowhere (nor nowhere); check the path"),
+        ("ramdisk='nowhere'", "guest.cfg:3:1: ramdisk: no such file: nowhere; check the path"),
         ("ramdisk='/no/where'", "ramdisk: no such file: /no/where; check the path"),
         ("ramdisk='a\\000b'", "ramdisk has a NUL character in its path"),
         ("kernel='missing'", "guest.cfg:3:1: kernel: no such file: missing"),

@@ -134,6 +134,15 @@ def test_a_killed_console_leaves_nothing_behind(tmux: Tmux, tmp_path: Path, numb
     console.gone()
 
 
+def test_a_polite_kill_puts_the_terminal_back(tmux: Tmux, tmp_path: Path) -> None:
+    console = Console(tmux, tmp_path, "hello32")
+    tmux.shows("Hello from hello32")
+    os.kill(min(pid for pid in console.python if b"-m" in Path(f"/proc/{pid}/cmdline").read_bytes()), signal.SIGTERM)
+    tmux.shows("status 143")
+    assert tmux.run("display", "-p", "-t", "t", "#{alternate_on}#{mouse_any_flag}").strip() == "00"
+    console.gone()
+
+
 def test_ctrl_c_leaves(tmux: Tmux, tmp_path: Path) -> None:
     console = Console(tmux, tmp_path, "hello32")
     tmux.shows("Hello from hello32")

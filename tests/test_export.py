@@ -59,6 +59,9 @@ def test_a_console_a_file(two: Done, tmp_path: Path) -> None:
         (["{file}", "--format", "asciicast", "--domain", "linux"], "no domain 'linux'; there is hello32, hello64"),
         (["{file}", "--format", "jsonl", "--domain", "hello32"], "--domain chooses a console"),
         (["{folder}/other"], "not a recording"),
+        ([""], "'': the recording cannot be opened"),
+        (["{file}", "-o", ""], "'': cannot be written"),
+        (["{file}", "--format", "xentrace", "-o", "{file}"], "is the recording itself: name another file with -o"),
         ([], "the following arguments are required: FILE"),
         pytest.param(
             ["{file}", "-o", "/dev/full"], "/dev/full: cannot be written: No space left",
@@ -70,10 +73,12 @@ def test_errors_are_one_line(
     two: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     (tmp_path / "other").write_text("no recording at all")
+    before = two.digest
     places = {"file": two.recording, "folder": tmp_path, "nothing": tmp_path / "nothing"}
     assert export([argument.format(**places) for argument in arguments]) == 2
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1 and errors.startswith("xentui: ")
+    assert two.digest == before
 
 
 def test_a_reader_that_has_enough_is_no_error(two: Done) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -303,6 +304,42 @@ def test_interrupted_before_the_start(tmp_path: Path, xtrace: Path) -> None:
     assert done.status == 3
     assert done.errors.count("\n") == 1
     assert not xtrace.exists()
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "xentui.record":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["xentui", "--version"]
+from xentui.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_interrupted_while_modules_are_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT], cwd=ROOT, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout) == (3, b"xentui: interrupted\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [
+        (">/dev/full", 3, "xentui: stdout cannot be written: No space left on device: the run was ended\n"),
+        (">&-", 0, "(XEN) hello64: poweroff\n"),
+        ("2>/dev/full", 0, ""),
+        ("2>&-", 0, ""),
+        ("<&-", 0, "(XEN) hello64: poweroff\n"),
+    ],
+)
+def test_streams_that_are_full_or_closed(xtrace: Path, redirection: str, status: int, said: str) -> None:
+    line = " ".join(map(shlex.quote, command("--record", xtrace, "hello64", "--input", r"poweroff\n")))
+    done = subprocess.run(["sh", "-c", f"{line} {redirection}"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (status, said)
+    with Recording(str(xtrace)) as recording:
+        assert recording.complete
 
 
 @pytest.mark.parametrize("width", [32, 64])

@@ -9,6 +9,7 @@ seen want to know (screens/feed.py). What can be done stands in one table (scree
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events
@@ -83,6 +84,16 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     # --- start and end -----------------------------------------------------------------------------------------------
 
+    def on_load(self) -> None:
+        """Before the terminal is changed: a kill puts it back as it was."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._killed, number)
+
+    def _killed(self, number: int) -> None:
+        """Leave as if the user had, but say that it was not so."""
+        self.leave(128 + number)
+
     def on_mount(self) -> None:
         """Listen to the engine; begin."""
         for theme in (themes.DARK, themes.LIGHT, themes.CONTRAST):
@@ -133,12 +144,12 @@ class XentuiApp(App[None], inherit_bindings=False):
             asyncio.get_running_loop().remove_reader(self._watched)
             self._watched = -1
 
-    def leave(self) -> None:
-        """End the application; the engine's process ends with it."""
+    def leave(self, status: int = 0) -> None:
+        """End the application; the engine's process ends with it. `status`: the command's exit status."""
         if self._gdb is not None:
             self._gdb.close()
         self._unwatch()
-        self.exit()
+        self.exit(return_code=status)
 
     def start_demonstration(self, name: str) -> None:
         """Leave this run for a demonstration, which brings its own guests (console.py goes on with it)."""

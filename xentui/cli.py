@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
-import textwrap
 from typing import TYPE_CHECKING, NoReturn
 
 from xentui import __version__
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from xentui.config import GuestSpec
 
 _UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "min": 60_000_000_000}
+_WRITTEN = {"limit": "for"}
+"""Options whose values are not called as they are written."""
+_RECORDING = ("--until", "--for", "--core", "--audit")
+"""Options that only --record has a use for."""
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "e": "\x1b", "\\": "\\", "0": "\0"}
 
 EPILOG = """\
@@ -50,12 +54,17 @@ class _Parser(argparse.ArgumentParser):
 
 def _duration(text: str) -> int:
     """A virtual time with its unit, `20ms` or `1.5s`, in nanoseconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip())
+    from xentui.engine.clock import MAX_NS
+
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)", text.strip())
     if not match or match[2] not in _UNITS:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a time: a number and a unit ({', '.join(_UNITS)}), as in 20ms"
         )
-    return int(float(match[1]) * _UNITS[match[2]])
+    nanoseconds = float(match[1]) * _UNITS[match[2]]
+    if nanoseconds > MAX_NS:
+        raise argparse.ArgumentTypeError(f"{text} is too long: a run's clock counts a hundred years")
+    return int(nanoseconds)
 
 
 def _number(low: int, high: int, what: str) -> object:
@@ -65,7 +74,7 @@ def _number(low: int, high: int, what: str) -> object:
         try:
             value = int(text, 0)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {what}") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number ({what})") from None
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{value} is out of range: {what} from {low} to {high}")
         return value
@@ -109,12 +118,19 @@ def _fault(text: str) -> tuple[int, str]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _epilog(guests: list[str]) -> str:
+    """What stands below the options in the help text, which nearly every run does without."""
+    from textwrap import fill
+
+    return EPILOG.format(guests=fill(f"{', '.join(guests)}.", 116)) if guests else ""
+
+
 def build_parser(guests: list[str], demonstrations: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = _Parser(
         prog="xentui",
         description="Xen you can see: a paravirtualizing hypervisor on an emulated processor.",
-        epilog=EPILOG.format(guests=textwrap.fill(f"{', '.join(guests) or 'none'}.", 116)),
+        epilog=_epilog(guests),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -137,10 +153,10 @@ def build_parser(guests: list[str], demonstrations: Sequence[str] = ()) -> argpa
         type=_pattern,
         help="type a line of --input whenever the console ends with this instead",
     )
-    add("--memory", metavar="MB", type=_number(1, 1 << 20, "MiB"), help="memory of each guest given by name or path")
-    add("--vcpus", metavar="N", type=_number(1, 32, "vCPUs"), help="virtual CPUs of each guest given by name or path")
-    add("--ramdisk", metavar="FILE", help="ramdisk of a kernel given by path")
-    add("--cmdline", metavar="TEXT", help="kernel command line")
+    add("--memory", metavar="MB", type=_number(1, 1 << 20, "MiB"), help="memory of each guest")
+    add("--vcpus", metavar="N", type=_number(1, 32, "vCPUs"), help="virtual CPUs of each guest")
+    add("--ramdisk", metavar="FILE", help="ramdisk of each guest")
+    add("--cmdline", metavar="TEXT", help="kernel command line of each guest")
     add(
         "--pace",
         choices=("exact", "fast"),
@@ -193,31 +209,49 @@ def build_parser(guests: list[str], demonstrations: Sequence[str] = ()) -> argpa
 
 def run(arguments: list[str]) -> int:
     """Obey the command line; the exit status. Every error is one line on stderr."""
-    from xentui import demonstration
-    from xentui.config import ConfigError, built_in_guests
+    from xentui.config import ConfigError
 
     if arguments[:1] == ["export"]:
         from xentui.export import run as export
 
         return export(arguments[1:])
     try:
-        options = build_parser(built_in_guests(), demonstration.names()).parse_args(arguments)
-        if options.record is not None and options.replay is not None:
-            raise UsageError("--record and --replay exclude each other")
+        parser = _parser(arguments)
+        options = parser.parse_args(arguments)
         if options.record is None:
-            return _console(options)
-        if options.gdb or options.demo is not None:
-            raise UsageError("--gdb and --demo are the console's: --record excludes them")
+            return _console(options, _given(options, parser))
+        for option in ("replay", "demo", "gdb"):
+            if getattr(options, option):
+                raise UsageError(f"--{option} is the console's: --record excludes it")
         if not options.guests:
             raise UsageError("--record needs a guest to run; see xentui --help")
+        if not os.path.isdir(options.core):
+            raise UsageError(f"--core {options.core}: there is no such folder; create it")
         specs = _specifications(options)
         return record(options, specs)
     except (UsageError, ConfigError) as error:
         print(f"xentui: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
-        print("xentui: interrupted before the guests were started", file=sys.stderr)
+        print("xentui: interrupted", file=sys.stderr)
         return EXIT_LIMIT
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    """The parser, with the names that the help text lists if it is asked for."""
+    if not {"-h", "--help"} & set(arguments):
+        return build_parser([])
+    from xentui import demonstration
+    from xentui.config import built_in_guests
+
+    return build_parser(built_in_guests(), demonstration.names())
+
+
+def _given(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
+    """The options that say something else than what holds anyway, as they are written."""
+    usual = vars(parser.parse_args([]))
+    names = [name for name, value in vars(options).items() if value != usual[name]]
+    return [f"--{_WRITTEN.get(name, name).replace('_', '-')}" for name in names if name != "guests"]
 
 
 def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
@@ -225,10 +259,9 @@ def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
     from pathlib import Path
 
     from xentui.config import resolve_guest, unique_name
-    from xentui.demonstration import BUILT_IN, guest_specifications
 
     specs: list[GuestSpec] = []
-    for spec in [resolve_guest(argument) for argument in options.guests] or guest_specifications(BUILT_IN):
+    for spec in [resolve_guest(argument) for argument in options.guests] or _built_in_demonstration():
         for warning in spec.warnings:
             print(f"xentui: warning: {warning}", file=sys.stderr)
         if options.memory is not None:
@@ -255,6 +288,13 @@ def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
     return specs
 
 
+def _built_in_demonstration() -> list[GuestSpec]:
+    """The guests of the console that was not told what to run."""
+    from xentui.demonstration import BUILT_IN, guest_specifications
+
+    return guest_specifications(BUILT_IN)
+
+
 def _check_fault(text: str, names: list[str]) -> None:
     """Is this a fault, and one of these guests'?"""
     from xentui.engine.faults import FaultError, parse
@@ -265,20 +305,23 @@ def _check_fault(text: str, names: list[str]) -> None:
         raise UsageError(f"--inject {text!r}: {error}") from None
 
 
-def _console(options: argparse.Namespace) -> int:
-    """Without --record: the console, on the guests named or on the built-in demonstration."""
+def _console(options: argparse.Namespace, given: list[str]) -> int:
+    """Without --record: the console, on the guests named or on the built-in demonstration. `given`: its options."""
     from xentui.console import demonstrate, replay, show
 
-    for option, runs in (("replay", "the guests that are in the recording"), ("demo", "its own guests")):
-        if getattr(options, option) is not None and options.guests:
-            raise UsageError(f"--{option} runs {runs}; name no others")
+    for option, runs in (("--replay", "the guests that are in the recording"), ("--demo", "its own guests")):
+        others = [other for other in given if other != option]
+        if option in given and options.guests:
+            raise UsageError(f"{option} runs {runs}; name no others")
+        if option in given and others:
+            raise UsageError(f"{option} runs {runs}, as they are: it excludes {', '.join(others)}")
+    for option in _RECORDING:
+        if option in given:
+            raise UsageError(f"{option} needs --record; see xentui --help")
     if options.replay is not None:
         return replay(options.replay)
     if options.demo is not None:
         return demonstrate(options.demo)
-    for option in ("until", "limit"):
-        if getattr(options, option) is not None:
-            raise UsageError(f"--{'for' if option == 'limit' else option} needs --record; see xentui --help")
     specs = _specifications(options)
     return show(options, specs, _gdb_addresses(options, specs))
 

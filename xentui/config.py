@@ -274,7 +274,7 @@ class _Config:
         if beside.exists():
             self.warn(key, f"{key} = {text} is not in the working folder: {beside} is used")
             return beside
-        tried = text if path.is_absolute() else f"{text} (nor {beside})"
+        tried = text if beside == path else f"{text} (nor {beside})"
         raise self.error(key, f"{key}: no such file: {tried}; check the path")
 
 

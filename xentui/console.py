@@ -24,7 +24,7 @@ def problem_with_terminal() -> str:
     """Why the console cannot be shown here, in a line; "" where it can."""
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):  # Textual draws by stderr
         return "the console needs a terminal for input, output and errors; without one use --record FILE"
-    if os.environ.get("TERM", "dumb") == "dumb":
+    if (os.environ.get("TERM") or "dumb") == "dumb":
         return "the console needs a terminal that can move its cursor (TERM is dumb or not set); or use --record FILE"
     return ""
 

@@ -116,8 +116,10 @@ def load(argument: str) -> Demonstration:
     found = [name for name in names() if argument and argument in name]
     exact = [name for name in found if name == argument]
     if len(exact or found) != 1:
+        if path.is_file():
+            raise DemonstrationError(f"{path}: no demonstration: it is Markdown, in a file whose name ends in .md")
         raise DemonstrationError(
-            f"--demo {argument}: {'which of them' if found else 'no such demonstration'}? "
+            f"--demo {argument or repr(argument)}: {'which of them' if found else 'no such demonstration'}? "
             f"There is {', '.join(found or names())}; or give a file (*.md)"
         )
     return read(FOLDER / f"{(exact or found)[0]}.md")
@@ -126,7 +128,7 @@ def load(argument: str) -> Demonstration:
 def read(path: Path) -> Demonstration:
     """Read a file. Raises DemonstrationError, which names file and line."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DemonstrationError(f"{path}: cannot read the demonstration: {error.strerror or error}") from None
     except UnicodeDecodeError:

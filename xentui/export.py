@@ -8,7 +8,7 @@ import sys
 from contextlib import nullcontext
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from xentui.record import EXIT_OK, EXIT_USAGE
+from xentui.record import EXIT_LIMIT, EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     from xentui.recording.reader import Recording
@@ -67,6 +67,9 @@ def run(arguments: list[str]) -> int:
     except (ExportError, RecordingError) as error:
         print(f"xentui: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("xentui: interrupted", file=sys.stderr)
+        return EXIT_LIMIT
     except BrokenPipeError:
         # whoever read has enough; stdout is not flushed once more at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,7 +88,7 @@ def _export(recording: Recording, options: argparse.Namespace) -> None:
     binary = options.format in BINARY
     if binary and options.output is None and sys.stdout.isatty():
         raise ExportError("a binary trace is not for a terminal: name a file with -o")
-    with _open(options.output, binary) as out:
+    with _open(recording, options.output, binary) as out:
         _guarded(options.output, lambda: export(recording, options.format, out, domain))
 
 
@@ -113,20 +116,22 @@ def _each_console(recording: Recording, options: argparse.Namespace, domains: li
     stem, suffix = os.path.splitext(options.output)
     for domain, name in names.items():
         path = f"{stem}.{name.replace('/', '_')}{suffix}"
-        with _open(path, binary=False) as out:
+        with _open(recording, path, binary=False) as out:
             _guarded(path, lambda domain=domain, out=out: export(recording, "asciicast", out, domain))  # type: ignore[misc]
 
 
-def _open(path: str | None, binary: bool) -> Any:
+def _open(recording: Recording, path: str | None, binary: bool) -> Any:
     """The file to write to, or stdout, which stays open."""
     if path is None:
         if not binary:
             sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
         return nullcontext(sys.stdout.buffer if binary else sys.stdout)
+    if os.path.exists(path) and os.path.samefile(path, recording.path):
+        raise ExportError(f"{path}: is the recording itself: name another file with -o")
     try:
         out: IO[Any] = open(path, "wb") if binary else open(path, "w", encoding="utf-8", newline="\n")  # noqa: SIM115
     except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror}") from None
+        raise ExportError(f"{path or repr(path)}: cannot be written: {error.strerror}") from None
     return out
 
 

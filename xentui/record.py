@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
     from types import FrameType
 
     from xentui.config import GuestSpec
@@ -46,22 +48,38 @@ def record(options: argparse.Namespace, specs: list[GuestSpec]) -> int:
 
     try:
         check_path(options.record)
+        _check_not_read(options.record, specs)
         setup = make_setup(options, specs)
         machine = build_machine(setup, flush=flush)
         machine.audited = options.audit
         machine.toolstack.core_folder = Path(options.core)
         domains, images = machine.domains, Images(setup.images)
         ends = {"until": options.until.pattern.decode() if options.until else None, "for": options.limit}
-        writer = RecordingWriter(options.record, header(setup, machine, images) | ends)
-        with writer:
-            writer.images(images.contents)
-            status, summary = _Session(options, machine, domains, writer).run(setup)
-            machine.trace.flush()
-            writer.close(summary)
+        head = header(setup, machine, images) | ends
+        session = _Session(options, machine, domains)
+        with session.signals():
+            writer = session.writer = RecordingWriter(options.record, head)
+            with writer:
+                writer.images(images.contents)
+                status, summary = session.run(setup)
+                machine.trace.flush()
+                writer.close(summary)
         return status
     except (ImageError, OutOfMemory, RecordingError, UnicornMismatchError, ConfigError) as error:
         print(f"xentui: {error}", file=sys.stderr)
         return EXIT_USAGE
+
+
+def _check_not_read(path: str, specs: list[GuestSpec]) -> None:
+    """Refuse to write the recording over what the run is made from. Raises ConfigError."""
+    from xentui.config import ConfigError
+
+    if not os.path.exists(path):
+        return
+    for spec in specs:
+        for file in (spec.kernel, spec.ramdisk, spec.source):
+            if file is not None and file.exists() and os.path.samefile(path, file):
+                raise ConfigError(f"{path}: {spec.name} is made from this file: record to another one")
 
 
 def make_setup(options: argparse.Namespace, specs: list[GuestSpec]) -> Setup:
@@ -90,14 +108,14 @@ def _injections(faults: list[tuple[int, str]]) -> list[tuple[int, Action]]:
 
 
 class _Session:
-    """One run: consoles to stdout, typed input, the limits, Ctrl-C, progress."""
+    """One run: consoles to stdout, typed input, the limits, Ctrl-C, progress. `writer` is the caller's to set."""
 
-    def __init__(
-        self, options: argparse.Namespace, machine: Machine, domains: list[Domain], writer: RecordingWriter
-    ) -> None:
+    writer: RecordingWriter
+
+    def __init__(self, options: argparse.Namespace, machine: Machine, domains: list[Domain]) -> None:
         from xentui.engine.dom0.typist import Typist
 
-        self.options, self.machine, self.writer = options, machine, writer
+        self.options, self.machine = options, machine
         self.prefix = len(domains) > 1
         self.lines: dict[int, bytes] = {}
         self.tails: dict[int, bytes] = {}
@@ -125,14 +143,12 @@ class _Session:
         # what is built stays, and the trap path makes no cycles: let the collector look less often
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
-        handlers = {number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            reason = self.machine.run(self.options.limit)
-        except BrokenPipeError:
+            reason = "interrupted" if self.interrupted else self.machine.run(self.options.limit)
+        except OSError as error:
             self.interrupted, reason = True, "output closed"
+            self.stdout_failed(error)
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             self.finish_lines()
             if self.progress:
                 self.progress.clear()
@@ -216,7 +232,17 @@ class _Session:
         """A line of the hypervisor's log."""
         if self.progress:
             self.progress.clear()
-        print(line, file=sys.stderr, flush=True)
+        _tell(line)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """From the recording's first byte to its last, Ctrl-C and a polite kill end the run in order."""
+        handlers = {number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def interrupt(self, number: int, _frame: FrameType | None) -> None:
         """Ctrl-C: end in order; a second one ends at once."""
@@ -235,18 +261,32 @@ class _Session:
                 if rest:
                     self.out.write(f"{domain.name}: ".encode() + rest + b"\n")
             self.out.flush()
-        except BrokenPipeError:
+        except OSError as error:
             self.interrupted = True
+            self.stdout_failed(error)
+
+    @staticmethod
+    def stdout_failed(error: OSError) -> None:
+        """Nobody reads stdout any more, or its disk is full: what is left to say there is not tried again."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _tell(f"xentui: stdout cannot be written: {error.strerror}: the run was ended")
 
     def report(self, reason: str) -> None:
         """What a user needs to know of the end, on stderr."""
         for finding in self.machine.findings:
-            print(f"xentui: audit: {finding}", file=sys.stderr)
+            _tell(f"xentui: audit: {finding}")
         for name, counts in self.unimplemented.items():
             calls = ", ".join(f"{call} ({times}x)" for call, times in _named(counts).items())
-            print(f"xentui: {name}: not implemented, answered -ENOSYS: {calls}", file=sys.stderr)
+            _tell(f"xentui: {name}: not implemented, answered -ENOSYS: {calls}")
         if reason == "starved":
-            print("xentui: every domain waits for an event that will not come (type with --input)", file=sys.stderr)
+            _tell("xentui: every domain waits for an event that will not come (type with --input)")
+
+
+def _tell(line: str) -> None:
+    """A line on stderr, which may be full or closed: nobody could be told of that."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _named(counts: dict[int, int]) -> dict[str, int]:

@@ -175,7 +175,8 @@ class Guests:
 
         if digest not in self._kept:
             raise RecordingError(
-                f"{self._path}: {name} is not in it (the recording was cut off early): it cannot be run again"
+                f"{self._path}: {name} is not in it (the recording was cut off early): "
+                "it can be exported, but not run again"
             )
         place = Path(digest[:16]) / name
         self.images[str(place)] = self._kept[digest]

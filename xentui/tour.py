@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from xentui.demonstration import DEFAULT_LIMIT, Demonstration, DemonstrationError, Doing, Step
 from xentui.engine.actions import Action
 from xentui.engine.breakpoints import RECORD, Breakpoint
+from xentui.engine.clock import MAX_NS
 from xentui.engine.conditions import parse_expression
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _duration(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s)", text)
     if not match:
         raise ValueError(f"{text!r} is not a time: a number and a unit, as in 200ms")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(min(float(match[1]) * _UNITS[match[2]], MAX_NS))
 
 
 def _typed(text: str) -> bytes:

@@ -19,6 +19,8 @@ from typing import Protocol
 
 BYTES_PER_NS = 2
 """The clock unit of the exact pace: bytes of guest code executed in a nanosecond (about 500 MIPS)."""
+MAX_NS = 100 * 365 * 24 * 3_600_000_000_000
+"""Virtual nanoseconds that may be asked for: a hundred years. The counter has 63 bits, half nanoseconds."""
 
 # What the hypervisor's work costs in the exact pace, in nanoseconds: the order of magnitude of real Xen on real
 # hardware, so that big batches cost what they should.

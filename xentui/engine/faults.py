@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from xentui.engine.clock import MAX_NS
 from xentui.engine.trace import Fault as Number
 from xentui.engine.trace import SharedRing, names_of
 from xentui.engine.xen.abi import errno
@@ -191,7 +192,10 @@ def duration(text: str) -> int:
     match = _TIME.fullmatch(text)
     if not match:
         raise FaultError(f"{text!r} is not a time: a number and a unit ({', '.join(UNITS)}), as in 20ms")
-    return int(float(match[2]) * UNITS[match[3]]) * (-1 if match[1] == "-" else 1)
+    nanoseconds = float(match[2]) * UNITS[match[3]]
+    if nanoseconds > MAX_NS:
+        raise FaultError(f"{text} is too long: a run's clock counts a hundred years")
+    return int(nanoseconds) * (-1 if match[1] == "-" else 1)
 
 
 # --- text to fault -------------------------------------------------------------------------------------------------

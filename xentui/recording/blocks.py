@@ -22,7 +22,7 @@ class BlockReader:
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise RecordingError(f"{path}: the recording cannot be opened: {error.strerror}") from None
+            raise RecordingError(f"{path or repr(path)}: the recording cannot be opened: {error.strerror}") from None
         try:
             self.size = os.fstat(self._fd).st_size
             self._check_magic()
@@ -55,7 +55,7 @@ class BlockReader:
 
     def damaged(self, offset: int, what: str) -> RecordingError:
         """The error for a block that is not as it was written."""
-        return RecordingError(f"{self.path}: damaged at byte {offset}: {what}")
+        return RecordingError(f"{self.path}: damaged at byte {offset}: {what}; copy the file anew")
 
     def cut_off(self, offset: int) -> CutOff:
         """The error for a file that ends too early."""

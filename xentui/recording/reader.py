@@ -118,12 +118,12 @@ class Recording:
 
     def _read_header(self) -> dict[str, Any]:
         if not self.entries or self.entries[0].type != layout.HEADER:
-            raise RecordingError(f"{self.path}: the recording was cut off before its header was whole: nothing to read")
+            raise RecordingError(f"{self.path}: the recording was cut off before its header was whole; record it again")
         header = self._json(self.entries[0])
         if header.get("format") != layout.FORMAT_VERSION:
             raise RecordingError(
                 f"{self.path}: recording format {header.get('format')!r}, written by xentui {header.get('xentui')!r}; "
-                f"this version reads format {layout.FORMAT_VERSION}"
+                f"this version reads format {layout.FORMAT_VERSION}; read it with that version"
             )
         return header
 

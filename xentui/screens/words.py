@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from xentui.engine.clock import MAX_NS
+
 STATES = {
     "r": "running",
     "b": "blocked",
@@ -48,7 +50,7 @@ def parse_time(text: str) -> int:
     unit = match[2].replace("µ", "u") if match else ""
     if match is None or unit not in _UNITS:
         raise ValueError(f"{text!r} is not a time: a number and a unit ({', '.join(_UNITS)}), as in 20ms")
-    return round(float(match[1]) * _UNITS[unit])
+    return round(min(float(match[1]) * _UNITS[unit], MAX_NS))
 
 
 def plain(text: str) -> str:
