@@ -110,7 +110,7 @@ def test_step_over_and_back() -> None:
         stack = started.look("cpu.registers", domain=1)["registers"]["rsp"]
         before = started.status.position
         started.step_over()
-        started.wait(WAIT)
+        assert started.wait(WAIT).stop == "step"
         registers = started.look("cpu.registers", domain=1)["registers"]
         assert (registers["rip"], registers["rsp"]) == (code[1]["address"], stack)
         assert started.status.position > before + 100
