@@ -67,10 +67,8 @@ _FAR_FUTURE = 1 << 62
 _WINDOW_STEP = TLB_WINDOW_STEP // 8
 _HOUR = 3_600_000_000_000
 
-_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
 _DR6_BS = 1 << 14
 _NOWHERE = (0, native.NO_BUDGET)
-_FETCH = 16  # page-fault error code: the access was an instruction fetch
 _MOST_INSTRUCTIONS = 512  # of a block (QEMU: TCG_MAX_INSNS)
 
 
