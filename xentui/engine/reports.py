@@ -29,9 +29,9 @@ class Announced:
         self.reporter, self.action, self.fresh = reporter, action, fresh
 
     def perform(self, machine: Machine) -> None:
-        """Tell it and do it. A fresh one that cannot be done raises ActionError and was not told."""
+        """Tell it and do it. One that cannot be done has still ended a slice, and is part of the history; a fresh one
+        raises ActionError, too."""
         reporter = self.reporter
-        before = (reporter.told, reporter.actions, len(reporter.untaken))
         reporter.tell(
             msg.Acted(machine.position, machine.now(), self.action, reporter.actions, machine.trace.head, self.fresh)
         )
@@ -39,11 +39,9 @@ class Announced:
         try:
             self.action.perform(machine)
         except ActionError as error:
-            if self.fresh:
-                reporter.told, reporter.actions, count = before
-                del reporter.untaken[count:]
-                raise
             machine.hv.log(f"what was to happen now cannot: {error}")
+            if self.fresh:
+                raise
 
 
 class Reporter:

@@ -223,16 +223,8 @@ class RunLoop:
         return self._stop_asked or self.processor.paused
 
     def _schedule(self, limit: int) -> str | None:
-        """Between slices: timers, domains that have ended, actions that are due; then begin a slice, or idle."""
-        timers = self.hv.timers
-        now = self.clock.now()
-        event = timers.next_deadline()
-        if self._idle_since is not None and event is not None and event <= now:
-            self.end_idle()
-        timers.run_due(now)
-        self.toolstack.settle()
-        if self.scheduled and self.scheduled[0][0] <= self.position:
-            self._perform_due(heappop(self.scheduled)[2])
+        """Between slices: what is due (`_settle`); then begin a slice, or idle."""
+        if self._settle():
             return None
         if self._hit is not None:
             return self._stop_at_breakpoint()
@@ -240,14 +232,29 @@ class RunLoop:
             return Stop.ASKED
         if self.position >= limit:
             return Stop.TIME
+        now = self.clock.now()
         vcpu, slice_ns = (None, 0) if self._idle_since is not None else self.scheduler.pick(now)
-        event = timers.next_deadline()
+        event = self.hv.timers.next_deadline()
         if vcpu is None:
             return self._idle(limit, event)
         if self.on_slice:
             self.on_slice()
         self._begin_slice(vcpu, now + slice_ns if event is None else min(now + slice_ns, event))
         return None
+
+    def _settle(self) -> bool:
+        """Between slices: fire the timers that are due, deal with domains that have ended, and perform an action that
+        is due; was there one? Then there may be more to do."""
+        timers, now = self.hv.timers, self.clock.now()
+        event = timers.next_deadline()
+        if self._idle_since is not None and event is not None and event <= now:
+            self.end_idle()
+        timers.run_due(now)
+        self.toolstack.settle()
+        if self.scheduled and self.scheduled[0][0] <= self.position:
+            self._perform_due(heappop(self.scheduled)[2])
+            return True
+        return False
 
     def _audit(self) -> bool:
         """Recount the frame table; is anything wrong with it?"""
@@ -304,7 +311,14 @@ class RunLoop:
     # --- actions ---------------------------------------------------------------------------------------------------
 
     def apply(self, action: Action) -> None:
-        """Let something from outside happen now; between calls of `run`. Raises ActionError where it cannot."""
+        """Let something from outside happen now; between calls of `run`. Raises ActionError where it cannot.
+
+        What is due at this position comes before it, as it does when the run is repeated with the action scheduled.
+        """
+        if self._slice is None or self._next_action() <= self.position:
+            self._end_slice()
+            while self._settle():
+                pass
         self._perform(action)
 
     def schedule(self, position: int, action: Action) -> None:
