@@ -205,7 +205,8 @@ class Mover:
         for _ in self._rounds():
             if self._slow >= (time.monotonic() - host) * speed:
                 return None
-            stop = machine.step()
+            stop = machine.step(go_on=self._begun)
+            self._begun = True
             self._slow += 1
             if stop == Stop.IDLE:
                 self._idle = (machine.now(), time.monotonic())
@@ -265,7 +266,8 @@ class Mover:
             if self._count >= motion.instructions:
                 return over(Stop.STEP)
             self.machine.hold_idle = False
-            stop = self.machine.step(self._vcpu(motion.vcpu))
+            stop = self.machine.step(self._vcpu(motion.vcpu), BURST_MS if motion.vcpu else 0, self._begun)
+            self._begun = True
             if stop == Stop.BREAKPOINT:
                 return self._stopped()
             if stop not in (Stop.STEP, Stop.ASKED):
@@ -274,9 +276,11 @@ class Mover:
         return None
 
     def _vcpu(self, which: tuple[int, int] | None) -> Vcpu | None:
-        """The vCPU whose instructions count; None for any, and for one that is gone."""
+        """The vCPU whose instructions count; None for any, and for one that is not there (any more)."""
         domain = self.machine.hv.domains.get(which[0]) if which is not None else None
-        return domain.vcpus[which[1]] if domain is not None and which is not None else None
+        if which is None or domain is None or not 0 <= which[1] < len(domain.vcpus):
+            return None
+        return domain.vcpus[which[1]]
 
     def _travel(self, motion: msg.Travel) -> Over | None:
         machine = self.machine

@@ -148,23 +148,28 @@ class RunLoop:
             if host_ms and self.processor.counts_code:
                 self.processor.set_alarm(0)
 
-    def step(self, vcpu: Vcpu | None = None) -> str:
+    def step(self, vcpu: Vcpu | None = None, host_ms: int = 0, go_on: bool = False) -> str:
         """Execute one instruction of the machine, or run until `vcpu` has executed one; Stop.STEP if that was done.
 
         What the hypervisor does for the instruction is part of it: a hypercall or a fault is one step. Needs the
-        exact pace.
+        exact pace. `host_ms` and `go_on` are as for `run`: a vCPU may have to be waited for, and one step may be the
+        next of many.
         """
         if not self.processor.counts_code:
             raise ValueError("only the exact pace can be stepped")
-        self._begin_run(0)
-        while True:
-            running, position = self._slice, self.position
-            single = running is not None and (vcpu is None or running is vcpu)
-            reason = self._advance(FOREVER, single)
-            if reason:
-                return reason
-            if single and self.position > position:
-                return self._stop_at_breakpoint() or Stop.STEP
+        self._begin_run(host_ms, go_on)
+        try:
+            while True:
+                running, position = self._slice, self.position
+                single = running is not None and (vcpu is None or running is vcpu)
+                reason = self._advance(FOREVER, single)
+                if reason:
+                    return reason
+                if single and self.position > position:
+                    return self._stop_at_breakpoint() or Stop.STEP
+        finally:
+            if host_ms:
+                self.processor.set_alarm(0)
 
     def run_to(self, point: Breakpoint, until_position: int | None = None, host_ms: int = 0) -> str:
         """Run until a breakpoint that is set for this one run, or whatever stops it before."""

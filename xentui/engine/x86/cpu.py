@@ -248,9 +248,13 @@ class Processor:
     def step(self) -> None:
         """Let the loaded vCPU execute one instruction, or take the trap that it meets; needs the code clock.
 
-        Each repetition of a REP string instruction is one, as for the processor's own single-step trap.
+        Each repetition of a REP string instruction is one, as for the processor's own single-step trap. Where a
+        breakpoint wants the processor to stop before it, nothing is done.
         """
         self.stop_requested = self.leaving = False
+        q = self.state.q
+        if self.breakpoints.addresses and self.breakpoints.hit(q[RIP] + q[CS_BASE] & MASK64):
+            return
         self._run_limited(1, self._block_of(1))
         self._stops_here()
 
