@@ -78,6 +78,38 @@ def test_a_run_with_actions_is_repeated_by_their_positions(seed: int) -> None:
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_an_action_comes_after_what_is_due(ahead: int) -> None:
+    """Stepping can stop where a timer is due (or idle time ends); an action there must not come before it."""
+
+    def lay_a_fault(machine: Machine, time: int) -> None:
+        machine.schedule(2, Action("inject", None, (f"{time}ns:send-event hello64 port 2",)))
+        machine.schedule(2 * time, Action("inject", None, ("mask hello32 port 2",)))
+
+    time, action = 600_000_000 if ahead else 3_000_000, Action("rename", "hello64", ("other",))
+
+    def by_hand(machine: Machine, until: int) -> None:
+        lay_a_fault(machine, time)
+        machine.hold_idle = True
+        machine.run(until_position=2 * time - 50)
+        while machine.position < 2 * time:
+            if machine.step() == Stop.IDLE:
+                machine.idle_to(time)
+        positions.append(machine.position)
+        machine.apply(action)
+        machine.hold_idle = False
+        machine.run(until)
+
+    def scheduled(machine: Machine, until: int) -> None:
+        lay_a_fault(machine, time)
+        machine.schedule(positions[0], action)
+        machine.run(until)
+
+    positions: list[int] = []
+    outcomes = [Traced([guest("hello64"), guest("hello32")], drive, END).outcome for drive in (by_hand, scheduled)]
+    assert outcomes[0] == outcomes[1]
+
+
 def roomy(name: str) -> GuestSpec:
     """A guest whose memory leaves room in the machine for others."""
     spec = guest(name)
@@ -87,6 +119,7 @@ def roomy(name: str) -> GuestSpec:
 
 def test_refusals_say_why(tmp_path: Path) -> None:
     spec = guest("hello64")
+    spec.on_crash = "preserve"
     with Machine(spec.memory) as machine:
         domain = machine.create(spec)
         machine.run(1_000_000)

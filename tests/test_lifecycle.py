@@ -13,6 +13,7 @@ from xentui.config import GuestSpec, resolve_guest
 from xentui.engine.actions import Action, ActionError
 from xentui.engine.dom0 import info
 from xentui.engine.machine import Machine, Stop
+from xentui.engine.reports import Reporter
 from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi.sched import (
     SCHEDOP_poll,
@@ -317,6 +318,7 @@ def test_domain_0_can_let_a_domain_crash_that_is_not_running(tmp_path: Path) -> 
     run.act("crash")
     run.for_ms(10)
     assert run.ends == [("hello64", "crash")] and info.domain_state(run.domain)[3:5] == "sc"
+    assert Reporter(run.machine).status().domains[0].state == info.domain_state(run.domain), "on every screen the same"
     dump = run.log[run.log.index("domain_crash called: crashed by the control domain") :]
     assert "(hello64) crashed:" in dump and re.search(r"RIP: +e033:\[<ffffffff80\w+>\]", dump), dump
     with pytest.raises(ActionError, match="has ended already"):

@@ -110,7 +110,7 @@ def test_step_over_and_back() -> None:
         stack = started.look("cpu.registers", domain=1)["registers"]["rsp"]
         before = started.status.position
         started.step_over()
-        started.wait(WAIT)
+        assert started.wait(WAIT).stop == "step"
         registers = started.look("cpu.registers", domain=1)["registers"]
         assert (registers["rip"], registers["rsp"]) == (code[1]["address"], stack)
         assert started.status.position > before + 100
@@ -140,6 +140,43 @@ def test_slowly_instruction_by_instruction() -> None:
             started.wait(WAIT)
             count += 1
         assert 2 <= count <= most and first.position < met
+
+
+def test_breakpoints_on_code_hold_for_steps_and_at_any_speed() -> None:
+    with engine("hello64") as started:
+        started.add_breakpoint(Breakpoint.parse("break print"))
+        started.run()
+        first = started.wait(WAIT)
+        started.run()
+        second = started.wait(WAIT)
+        assert (first.stop, second.stop) == ("breakpoint", "breakpoint") and first.position < second.position
+        started.goto(position=first.position - 40)
+        started.wait(WAIT)
+        started.step(100_000)
+        assert started.wait(WAIT)[:4] == first[:4]
+        started.step()
+        behind = started.wait(WAIT)
+        assert behind.stop == "step" and behind.position > first.position
+        started.goto(position=second.position - 40)
+        started.wait(WAIT)
+        started.set_speed(500)
+        started.run()
+        assert started.wait(WAIT)[:4] == second[:4]
+
+
+def test_a_vcpu_that_does_not_run_is_not_waited_for_in_vain() -> None:
+    """It waits for its console, and another domain is busy: the engine goes on listening."""
+    with engine("hello64", "bench64", cmdline="scale=100000") as started:
+        started.run(Breakpoint.parse("kind == block", domain="hello64"))
+        status = started.wait(WAIT)
+        assert status.stop == "breakpoint", status.why
+        started.step(vcpu=(1, 0))
+        assert not started.wait(0.5).stop, "still on its way"
+        assert started.look("machine.summary")["domains"] == 2
+        started.pause()
+        assert started.wait(WAIT).stop == "asked"
+        started.step(vcpu=(1, 99))
+        assert started.wait(WAIT).stop == "step"
 
 
 def test_at_a_speed() -> None:

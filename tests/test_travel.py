@@ -11,6 +11,7 @@ import pytest
 
 from tests.test_process import WAIT, engine, typed, until
 from xentui.engine import messages as msg
+from xentui.engine.actions import Action
 from xentui.engine.process import Engine
 from xentui.engine.timeline import FEW, KEPT, memory_left
 from xentui.engine.trace import Kind
@@ -244,6 +245,28 @@ def test_what_cannot_be_done_is_told() -> None:
         started.look("machine.summary")
         assert any(isinstance(event, msg.Notice) and "nobody" in event.text for event in started.pump())
         assert started.timeline.current.actions == []
+
+
+def test_what_could_not_be_done_happens_again_as_it_did() -> None:
+    """It is refused, but it has ended a slice and idle time: it belongs to the history, and the past is the same."""
+    with engine("hello64", "bench32", typist=TYPED) as started:
+        started.set_warp(True)
+        started.goto(position=234_567)
+        started.wait(WAIT)
+        for action in (Action("unpause", "hello64"), Action("send", "hello64", (77,)), Action("resume", "hello64")):
+            started.act(action)
+            started.step(50)
+            started.wait(WAIT)
+        assert sum(isinstance(event, msg.Notice) for event in started.pump()) == 3
+        end = to_the_end(started)
+        before, log = content(started), list(started.log)
+        assert len([line for _, line in log if "cannot" in line]) == 3
+        started.goto(time=0)
+        started.wait(WAIT)
+        started.live()
+        started.wait(WAIT)
+        assert started.status.position == end.position and content(started) == before and started.log == log
+        assert len(started.branches) == 1
 
 
 def test_few_snapshots_where_memory_runs_low(monkeypatch: pytest.MonkeyPatch) -> None:

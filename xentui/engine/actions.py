@@ -34,6 +34,15 @@ class Action(NamedTuple):
     domain: str | None = None
     arguments: tuple[Plain | GuestSpec, ...] = ()
 
+    def check(self, machine: Machine) -> None:
+        """Raise ActionError where it cannot be meant: no such action, domain or fault. Nothing happens."""
+        if self.kind not in KINDS:
+            raise ActionError(f"there is no action {self.kind!r}; there are: {', '.join(KINDS)}")
+        if self.domain is not None:
+            find_domain(machine, self.domain)
+        if self.kind == "inject" and self.arguments:
+            _parse_fault(machine, str(self.arguments[0]))
+
     def perform(self, machine: Machine) -> None:
         """Do it, at the machine's position. Raises ActionError, and then no domain has been changed."""
         function = KINDS.get(self.kind)
@@ -140,6 +149,15 @@ def _inject(machine: Machine, _name: str | None, text: str) -> None:
 
     try:
         inject(machine, text)
+    except FaultError as error:
+        raise ActionError(f"fault not injected ({text}): {error}") from None
+
+
+def _parse_fault(machine: Machine, text: str) -> None:
+    from xentui.engine.faults import FaultError, parse
+
+    try:
+        parse(text, [domain.name for domain in machine.domains])
     except FaultError as error:
         raise ActionError(f"fault not injected ({text}): {error}") from None
 

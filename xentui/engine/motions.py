@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xentui.engine import messages as msg
-from xentui.engine.breakpoints import ADDRESS, Breakpoint
 from xentui.engine.clock import FastClock
 from xentui.engine.conditions import BreakpointError
 from xentui.engine.machine import Stop
@@ -18,6 +17,7 @@ from xentui.engine.machine import Stop
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from xentui.engine.breakpoints import Breakpoint
     from xentui.engine.machine import Machine
     from xentui.engine.xen.domain import Vcpu
 
@@ -30,7 +30,6 @@ STEPPED_SPEED = 1000
 _SHOWN = 1 / 15
 _UNTIL = 0
 """The number of the breakpoint that is set for one run."""
-_CALLS = ("call", "lcall", "int", "syscall", "sysenter", "rep", "repe", "repne", "loop")
 
 _WORDS = {
     Stop.FINISHED: "no domain is left to run",
@@ -92,7 +91,7 @@ class Mover:
             if isinstance(motion, msg.Run):
                 self._set(self.breakpoints, motion.until)
             elif isinstance(motion, msg.Step):
-                self._set(self.breakpoints, self._behind_call(motion) if motion.over else None)
+                self._set(self.breakpoints, self._behind_current() if motion.over else None)
             elif isinstance(motion, msg.Scan):
                 until = motion.until
                 points = self.breakpoints if motion.breakpoints else []
@@ -163,23 +162,11 @@ class Mover:
         if until is not None:
             machine.breakpoints.add(until, _UNTIL)
 
-    def _behind_call(self, motion: msg.Step) -> Breakpoint | None:
-        """Where to stop if the current instruction calls something: behind it, back on the same stack."""
-        from xentui.engine.views import ViewError, cpu
+    def _behind_current(self) -> Breakpoint | None:
+        """Where to stop if the current instruction calls something."""
+        from xentui.engine.stepping import point_behind
 
-        vcpu = self.machine.current
-        if vcpu is None or motion.instructions != 1:
-            return None
-        try:
-            code = cpu.code(self.machine, vcpu.domain.id, vcpu.id, before=0, after=2)
-        except ViewError:
-            return None
-        if len(code) < 2 or code[0]["text"].split()[0] not in _CALLS:
-            return None
-        wide = vcpu.width == 64
-        stack = cpu.registers(self.machine, vcpu.domain.id, vcpu.id)["registers"]["rsp" if wide else "esp"]
-        condition = f"{'rsp' if wide else 'esp'} >= {stack:#x}"
-        return Breakpoint(ADDRESS, f"{code[1]['address']:#x}", vcpu.domain.name, vcpu.id, condition, temporary=True)
+        return point_behind(self.machine)
 
     def _stopped(self) -> Over:
         """A breakpoint was hit."""
@@ -218,7 +205,8 @@ class Mover:
         for _ in self._rounds():
             if self._slow >= (time.monotonic() - host) * speed:
                 return None
-            stop = machine.step()
+            stop = machine.step(go_on=self._begun)
+            self._begun = True
             self._slow += 1
             if stop == Stop.IDLE:
                 self._idle = (machine.now(), time.monotonic())
@@ -270,12 +258,16 @@ class Mover:
             stop = self._burst()
             if stop == Stop.ASKED:
                 return None
+            stopped = self.machine.stopped
+            if stopped is not None and stopped.number == _UNTIL:
+                return over(Stop.STEP)
             return self._stopped() if stop == Stop.BREAKPOINT else over(stop)
         for _ in self._rounds():
             if self._count >= motion.instructions:
                 return over(Stop.STEP)
             self.machine.hold_idle = False
-            stop = self.machine.step(self._vcpu(motion.vcpu))
+            stop = self.machine.step(self._vcpu(motion.vcpu), BURST_MS if motion.vcpu else 0, self._begun)
+            self._begun = True
             if stop == Stop.BREAKPOINT:
                 return self._stopped()
             if stop not in (Stop.STEP, Stop.ASKED):
@@ -284,9 +276,11 @@ class Mover:
         return None
 
     def _vcpu(self, which: tuple[int, int] | None) -> Vcpu | None:
-        """The vCPU whose instructions count; None for any, and for one that is gone."""
+        """The vCPU whose instructions count; None for any, and for one that is not there (any more)."""
         domain = self.machine.hv.domains.get(which[0]) if which is not None else None
-        return domain.vcpus[which[1]] if domain is not None and which is not None else None
+        if which is None or domain is None or not 0 <= which[1] < len(domain.vcpus):
+            return None
+        return domain.vcpus[which[1]]
 
     def _travel(self, motion: msg.Travel) -> Over | None:
         machine = self.machine

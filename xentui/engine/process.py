@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from xentui.engine import messages as msg
 from xentui.engine import travel, wire
+from xentui.engine.history import Consoles
 from xentui.engine.messages import Event, Status
 from xentui.engine.processes import Processes, environment
 from xentui.engine.questions import Questions
 from xentui.engine.record_window import RecordWindow
 from xentui.engine.setup import Setup
-from xentui.engine.timeline import Branch, Consoles, Fork, Kept, Timeline
+from xentui.engine.timeline import Branch, Fork, Kept, Timeline
 from xentui.engine.views import Query, ViewError
 from xentui.engine.wire import Channel
 
@@ -38,6 +39,17 @@ TRACE_RECORDS = 1 << 20
 """Records that the ring holds by default: 64 MiB."""
 _WORTH = 0.05
 """Seconds of running that make it worth to keep the process that stood there."""
+
+
+_UNREAD = 1 << 16
+"""Events that are kept for who waits and does not look at them."""
+
+
+def _joined(events: list[Event], new: list[Event]) -> list[Event]:
+    """Events that nobody has looked at and some more: of the statuses only the last says anything."""
+    if any(isinstance(event, msg.StatusEvent) for event in new):
+        events = [event for event in events if not isinstance(event, msg.StatusEvent)]
+    return (events + new)[-_UNREAD:]
 
 
 class EngineError(Exception):
@@ -487,7 +499,10 @@ class Engine:
         return self._started and self._plan is None and self._finished >= self._serial
 
     def wait(self, timeout: float | None = None) -> Status:
-        """Wait until the machine stands still, or so many seconds; its status. Raises EngineError."""
+        """Wait until the machine stands still, or so many seconds; its status. Raises EngineError.
+
+        What happens meanwhile is for the next `pump`: the latest status, and of other events the latest 65,536.
+        """
         self._until(lambda: self.standing, timeout)
         return self.status
 
@@ -495,7 +510,7 @@ class Engine:
         end = None if timeout is None else time.monotonic() + timeout
         kept: list[Event] = []
         while True:
-            kept += self.pump()
+            kept = _joined(kept, self.pump())
             if self.failure is not None:
                 self._events = kept + self._events
                 raise EngineError(self.failure.text)

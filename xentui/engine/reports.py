@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from xentui.engine import messages as msg
 from xentui.engine.actions import ActionError
+from xentui.engine.dom0 import info
 from xentui.engine.dom0.typist import Typist
-from xentui.engine.xen.abi.sched import SHUTDOWN_crash
-from xentui.engine.xen.domain import BLOCKED, RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,27 +22,6 @@ if TYPE_CHECKING:
     from xentui.engine.xen.domain import Domain
 
 
-def domain_state(domain: Domain) -> str:
-    """The six letters of `xl list` (tools/xl/xl_list.c)."""
-    running = any(vcpu.runstate == RUNNING for vcpu in domain.vcpus)
-    over = domain.shutdown_code is not None
-    blocked = not running and not over and any(vcpu.online for vcpu in domain.vcpus)
-    blocked = blocked and all(vcpu.runstate == BLOCKED for vcpu in domain.vcpus if vcpu.online)
-    crashed = domain.shutdown_code == SHUTDOWN_crash
-    flags = (running, blocked, bool(domain.paused), over and not crashed, crashed, domain.dying)
-    return "".join(letter if flag else "-" for letter, flag in zip("rbpscd", flags, strict=True))
-
-
-def cpu_time(domain: Domain, now: int) -> int:
-    """Nanoseconds that its vCPUs have run."""
-    total = 0
-    for vcpu in domain.vcpus:
-        total += vcpu.runstate_time[RUNNING]
-        if vcpu.runstate == RUNNING:
-            total += max(0, now - vcpu.runstate_since)
-    return total
-
-
 class Announced:
     """An influence from outside that is told when it takes effect; stands for the action itself."""
 
@@ -51,9 +29,9 @@ class Announced:
         self.reporter, self.action, self.fresh = reporter, action, fresh
 
     def perform(self, machine: Machine) -> None:
-        """Tell it and do it. A fresh one that cannot be done raises ActionError and was not told."""
+        """Tell it and do it. One that cannot be done has still ended a slice, and is part of the history; a fresh one
+        raises ActionError, too."""
         reporter = self.reporter
-        before = (reporter.told, reporter.actions, len(reporter.untaken))
         reporter.tell(
             msg.Acted(machine.position, machine.now(), self.action, reporter.actions, machine.trace.head, self.fresh)
         )
@@ -61,11 +39,9 @@ class Announced:
         try:
             self.action.perform(machine)
         except ActionError as error:
-            if self.fresh:
-                reporter.told, reporter.actions, count = before
-                del reporter.untaken[count:]
-                raise
             machine.hv.log(f"what was to happen now cannot: {error}")
+            if self.fresh:
+                raise
 
 
 class Reporter:
@@ -152,11 +128,11 @@ class Reporter:
             domain.id,
             domain.name,
             domain.width,
-            domain_state(domain),
+            info.domain_state(domain),
             len(domain.vcpus),
             domain.tot_pages,
             domain.max_pages,
-            cpu_time(domain, self.machine.now()),
+            info.cpu_time(domain, self.machine.now()),
             hypercalls,
             traps,
             direct,

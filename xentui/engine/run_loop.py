@@ -148,23 +148,28 @@ class RunLoop:
             if host_ms and self.processor.counts_code:
                 self.processor.set_alarm(0)
 
-    def step(self, vcpu: Vcpu | None = None) -> str:
+    def step(self, vcpu: Vcpu | None = None, host_ms: int = 0, go_on: bool = False) -> str:
         """Execute one instruction of the machine, or run until `vcpu` has executed one; Stop.STEP if that was done.
 
         What the hypervisor does for the instruction is part of it: a hypercall or a fault is one step. Needs the
-        exact pace.
+        exact pace. `host_ms` and `go_on` are as for `run`: a vCPU may have to be waited for, and one step may be the
+        next of many.
         """
         if not self.processor.counts_code:
             raise ValueError("only the exact pace can be stepped")
-        self._begin_run(0)
-        while True:
-            running, position = self._slice, self.position
-            single = running is not None and (vcpu is None or running is vcpu)
-            reason = self._advance(FOREVER, single)
-            if reason:
-                return reason
-            if single and self.position > position:
-                return self._stop_at_breakpoint() or Stop.STEP
+        self._begin_run(host_ms, go_on)
+        try:
+            while True:
+                running, position = self._slice, self.position
+                single = running is not None and (vcpu is None or running is vcpu)
+                reason = self._advance(FOREVER, single)
+                if reason:
+                    return reason
+                if single and self.position > position:
+                    return self._stop_at_breakpoint() or Stop.STEP
+        finally:
+            if host_ms:
+                self.processor.set_alarm(0)
 
     def run_to(self, point: Breakpoint, until_position: int | None = None, host_ms: int = 0) -> str:
         """Run until a breakpoint that is set for this one run, or whatever stops it before."""
@@ -223,16 +228,8 @@ class RunLoop:
         return self._stop_asked or self.processor.paused
 
     def _schedule(self, limit: int) -> str | None:
-        """Between slices: timers, domains that have ended, actions that are due; then begin a slice, or idle."""
-        timers = self.hv.timers
-        now = self.clock.now()
-        event = timers.next_deadline()
-        if self._idle_since is not None and event is not None and event <= now:
-            self.end_idle()
-        timers.run_due(now)
-        self.toolstack.settle()
-        if self.scheduled and self.scheduled[0][0] <= self.position:
-            self._perform_due(heappop(self.scheduled)[2])
+        """Between slices: what is due (`_settle`); then begin a slice, or idle."""
+        if self._settle():
             return None
         if self._hit is not None:
             return self._stop_at_breakpoint()
@@ -240,14 +237,29 @@ class RunLoop:
             return Stop.ASKED
         if self.position >= limit:
             return Stop.TIME
+        now = self.clock.now()
         vcpu, slice_ns = (None, 0) if self._idle_since is not None else self.scheduler.pick(now)
-        event = timers.next_deadline()
+        event = self.hv.timers.next_deadline()
         if vcpu is None:
             return self._idle(limit, event)
         if self.on_slice:
             self.on_slice()
         self._begin_slice(vcpu, now + slice_ns if event is None else min(now + slice_ns, event))
         return None
+
+    def _settle(self) -> bool:
+        """Between slices: fire the timers that are due, deal with domains that have ended, and perform an action that
+        is due; was there one? Then there may be more to do."""
+        timers, now = self.hv.timers, self.clock.now()
+        event = timers.next_deadline()
+        if self._idle_since is not None and event is not None and event <= now:
+            self.end_idle()
+        timers.run_due(now)
+        self.toolstack.settle()
+        if self.scheduled and self.scheduled[0][0] <= self.position:
+            self._perform_due(heappop(self.scheduled)[2])
+            return True
+        return False
 
     def _audit(self) -> bool:
         """Recount the frame table; is anything wrong with it?"""
@@ -304,7 +316,14 @@ class RunLoop:
     # --- actions ---------------------------------------------------------------------------------------------------
 
     def apply(self, action: Action) -> None:
-        """Let something from outside happen now; between calls of `run`. Raises ActionError where it cannot."""
+        """Let something from outside happen now; between calls of `run`. Raises ActionError where it cannot.
+
+        What is due at this position comes before it, as it does when the run is repeated with the action scheduled.
+        """
+        if self._slice is None or self._next_action() <= self.position:
+            self._end_slice()
+            while self._settle():
+                pass
         self._perform(action)
 
     def schedule(self, position: int, action: Action) -> None:

@@ -93,9 +93,10 @@ class Service:
     def _act(self, message: msg.Act) -> None:
         self.mover.pass_idle_time()
         self.mover.reset()
-        if message.future is not None:
-            self._schedule(message.future)
         try:
+            message.action.check(self.machine)
+            if message.future is not None:
+                self._schedule(message.future)
             self.machine.apply(self.reporter.announced(message.action, fresh=True))
         except ActionError as error:
             self.channel.send(msg.Notice(str(error)))

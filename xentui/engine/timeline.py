@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xentui.engine import messages as msg
+from xentui.engine.history import Consoles, History
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,36 +34,6 @@ def memory_left() -> float:
     return words["MemAvailable"] / words["MemTotal"]
 
 
-class ConsoleLog:
-    """What a domain's console printed: pieces (virtual ns, bytes) in order, of the branch that is current."""
-
-    def __init__(self) -> None:
-        self.pieces: list[tuple[int, bytes]] = []
-
-    def upto(self, time: int) -> list[tuple[int, bytes]]:
-        """The pieces printed up to and at a virtual time."""
-        low, high = 0, len(self.pieces)
-        while low < high:
-            middle = (low + high) // 2
-            if self.pieces[middle][0] <= time:
-                low = middle + 1
-            else:
-                high = middle
-        return self.pieces[:low]
-
-    def text(self) -> bytes:
-        """All of it."""
-        return b"".join(data for _, data in self.pieces)
-
-
-class Consoles(dict[int, ConsoleLog]):
-    """Domain to what its console printed; empty for one that printed nothing."""
-
-    def __missing__(self, domain: int) -> ConsoleLog:
-        self[domain] = log = ConsoleLog()
-        return log
-
-
 class Fork(NamedTuple):
     """Where two branches part: the last moment that they share."""
 
@@ -85,7 +56,7 @@ class Branch:
     end_position: int = 0
     end_time: int = 0
     end_records: int = 0
-    history: list[Any] = field(default_factory=list)
+    history: History = field(default_factory=History)
     actions: list[tuple[int, Any]] = field(default_factory=list)
     """Every influence from outside: what has happened, then what is known to come."""
 
@@ -126,14 +97,15 @@ class Timeline:
         branch = self.current
         news: list[msg.Event] = []
         if isinstance(event, msg.Acted):
-            if event.fresh and (number < len(branch.history) or event.position < branch.end_position):
+            if event.fresh and (number < branch.history.count or event.position < branch.end_position):
                 news.append(self._fork(number, event))
                 branch = self.current
             self._note_action(branch, event)
-        if number < len(branch.history):
+        if number < branch.history.count:
             return []
-        branch.history.append(event)
+        forgotten = branch.history.append(event)
         self._show(event)
+        self._forget(forgotten)
         news.append(event)
         return news
 
@@ -155,7 +127,7 @@ class Timeline:
         """A new branch that shares the current one's past up to a moment becomes the current one."""
         old = self.current
         new = Branch(len(self.branches), old.number, fork, cause, fork.position, fork.time, fork.records)
-        new.history = old.history[: fork.told]
+        new.history = old.history.upto(fork.told)
         new.actions = old.actions[: fork.actions] + self.future(fork.position)
         self.branches.append(new)
         self.use(new)
@@ -170,6 +142,8 @@ class Timeline:
         self.current = branch
         self.consoles.clear()
         self.log.clear()
+        for domain in sorted(branch.history.cut):
+            self.consoles[domain].cut = True
         for event in branch.history:
             self._show(event)
 
@@ -178,6 +152,13 @@ class Timeline:
             self.consoles[event.domain].pieces.append((event.time, event.data))
         elif isinstance(event, msg.LogLine):
             self.log.append((event.time, event.text))
+
+    def _forget(self, events: list[Any]) -> None:
+        """What a console printed first, or the first lines of the log, are no longer kept."""
+        if events and isinstance(events[0], msg.Output):
+            self.consoles.forget(events)
+        elif events:
+            self.log[:] = [(time, line) for time, line in self.log if time > events[-1].time]
 
     # --- snapshots -----------------------------------------------------------------------------------------------
 

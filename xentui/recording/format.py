@@ -28,7 +28,6 @@ ACTION = b"ACTN"
 SUMMARY = b"DONE"
 INDEX = b"INDX"
 TAIL = b"TAIL"
-BLOCK_TYPES = frozenset({HEADER, TRACE, CONSOLE, INPUT, NOTE, SNAPSHOT, IMAGE, ACTION, SUMMARY, INDEX, TAIL})
 
 TRACE_HEAD = struct.Struct(f"<QQQI{len(COLUMNS)}I")
 """Before a trace block's columns: first record's number, first and last time, records, each column's packed size."""
@@ -83,9 +82,6 @@ TAIL_BODY = struct.Struct("<Q")
 """The last block's payload: where the index block begins. A recording that was ended in order ends with it."""
 
 TAIL_SIZE = BLOCK.size + TAIL_BODY.size
-
-COLUMN_BYTES: tuple[int, ...] = tuple(int(code[-1]) for _, code in COLUMNS)
-"""Width of each column in bytes."""
 
 TIME_BYTES = 8
 

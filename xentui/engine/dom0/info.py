@@ -39,12 +39,15 @@ def domain_info(machine: Machine, domain: Domain) -> Values:
         "maxmem": domain.max_pages // 256,
         "vcpus": sum(vcpu.online for vcpu in domain.vcpus),
         "state": domain_state(domain),
-        "time": sum(_run_time(vcpu, now) for vcpu in domain.vcpus),
+        "time": cpu_time(domain, now),
     }
 
 
 def domain_state(domain: Domain) -> str:
-    """The letters of `xl list`: running, blocked, paused, shutdown, crashed, dying; a dash where one does not hold."""
+    """The letters of `xl list`: running, blocked, paused, shutdown, crashed, dying; a dash where one does not hold.
+
+    (Xen: getdomaininfo, and tools/xl/xl_list.c.) One that has crashed has shut down, too.
+    """
     online = [vcpu for vcpu in domain.vcpus if vcpu.online]
     ended = domain.shutdown_code is not None
     holds = {
@@ -56,6 +59,11 @@ def domain_state(domain: Domain) -> str:
         "d": domain.dying,
     }
     return "".join(letter if true else "-" for letter, true in holds.items())
+
+
+def cpu_time(domain: Domain, now: int) -> int:
+    """Nanoseconds that its vCPUs have run by `now`."""
+    return sum(_run_time(vcpu, now) for vcpu in domain.vcpus)
 
 
 def vcpus(machine: Machine, domain: Domain) -> list[Values]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xentui.engine.reports import cpu_time, domain_state
+from xentui.engine.dom0.info import cpu_time, domain_state
 
 if TYPE_CHECKING:
     from xentui.engine.machine import Machine

@@ -67,10 +67,8 @@ _FAR_FUTURE = 1 << 62
 _WINDOW_STEP = TLB_WINDOW_STEP // 8
 _HOUR = 3_600_000_000_000
 
-_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
 _DR6_BS = 1 << 14
 _NOWHERE = (0, native.NO_BUDGET)
-_FETCH = 16  # page-fault error code: the access was an instruction fetch
 _MOST_INSTRUCTIONS = 512  # of a block (QEMU: TCG_MAX_INSNS)
 
 
@@ -250,9 +248,13 @@ class Processor:
     def step(self) -> None:
         """Let the loaded vCPU execute one instruction, or take the trap that it meets; needs the code clock.
 
-        Each repetition of a REP string instruction is one, as for the processor's own single-step trap.
+        Each repetition of a REP string instruction is one, as for the processor's own single-step trap. Where a
+        breakpoint wants the processor to stop before it, nothing is done.
         """
         self.stop_requested = self.leaving = False
+        q = self.state.q
+        if self.breakpoints.addresses and self.breakpoints.hit(q[RIP] + q[CS_BASE] & MASK64):
+            return
         self._run_limited(1, self._block_of(1))
         self._stops_here()
 

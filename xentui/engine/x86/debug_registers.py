@@ -15,10 +15,10 @@ from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.breakpoints import BP_CPU
 from xentui.engine.x86.exceptions import X86_EXC_DB
 from xentui.engine.x86.state import CS_BASE, EF_RF, EFLAGS, MASK64, RIP
-from xentui.engine.x86.watchpoints import Watchpoint, Watchpoints
 
 if TYPE_CHECKING:
     from xentui.engine.x86.cpu import Processor
+    from xentui.engine.x86.watchpoints import Watchpoint, Watchpoints
 
 
 class DebugRegisters:
@@ -54,6 +54,8 @@ class DebugRegisters:
         if watchpoints is None:
             if not new:
                 return
+            from xentui.engine.x86.watchpoints import Watchpoints  # few guests need them, every start would load them
+
             watchpoints = self._watchpoints = Watchpoints(self._processor, ram)
         for point in list(watchpoints.points):
             watchpoints.remove(point)

@@ -12,11 +12,11 @@ from xentui.engine.clock import COST_ENTRY
 from xentui.engine.x86.exceptions import X86_EXC_DB
 from xentui.engine.x86.paging import FRAME_MASK, PRESENT
 from xentui.engine.x86.state import CS_BASE, EF_RF, EFLAGS, MASK32, MASK64, RIP
-from xentui.engine.x86.watchpoints import Watchpoint
 from xentui.engine.xen.abi.errno import EINVAL, ENODEV, EPERM
 from xentui.engine.xen.guest_access import HYPERVISOR_END
 
 if TYPE_CHECKING:
+    from xentui.engine.x86.watchpoints import Watchpoint
     from xentui.engine.xen.domain import Vcpu
 
 CR4_DE = 1 << 3
@@ -115,6 +115,8 @@ def _watchpoint(vcpu: Vcpu, number: int, length: int, reads: bool) -> Watchpoint
     entry = vcpu.hv.ram64[where] if where >= 0 else 0
     if not entry & PRESENT:
         return None
+    from xentui.engine.x86.watchpoints import Watchpoint
+
     machine = entry & FRAME_MASK | address & 0xFFF
     return Watchpoint(machine, length, True, reads, lambda _access: _data_breakpoint(vcpu, number))
 

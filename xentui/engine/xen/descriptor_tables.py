@@ -80,7 +80,6 @@ WINDOW_BYTES_SHIFT = 17  # 32 pages for each vCPU
 WINDOW_PAGES = 32
 LDT_PAGE = 16  # the first of the LDT's pages in it
 VCPUS_PER_TABLE = 512 // WINDOW_PAGES
-GDT_LIMIT = (FIRST_RESERVED_GDT_PAGE + 1) * 4096 - 1
 LDT_SELECTOR = 0xE050  # what `sldt` shows while there is an LDT
 MAX_LDT_ENTRIES = 8192
 

@@ -85,8 +85,3 @@ def read_u64(vcpu: Vcpu, address: int) -> int:
 def write_u32(vcpu: Vcpu, address: int, value: int) -> None:
     """Store an unsigned 32-bit value."""
     write(vcpu, address, (value & 0xFFFF_FFFF).to_bytes(4, "little"))
-
-
-def write_u64(vcpu: Vcpu, address: int, value: int) -> None:
-    """Store an unsigned 64-bit value."""
-    write(vcpu, address, (value & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little"))

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 VERSION_MAJOR, VERSION_MINOR, VERSION_EXTRA = 4, 17, ".7-xentui"
 
 
+LOG_LINES = 8192
+
+
 class Hypervisor:
     """What all of the hypervisor shares.
 
@@ -35,6 +38,7 @@ class Hypervisor:
         self.put = trace.put
         self.domains: dict[int, Domain] = {}
         self.log_lines: list[str] = []
+        """The latest lines of the hypervisor's own log, `LOG_LINES` at least (Xen: the console ring)."""
         self.on_log: Callable[[str], None] | None = None
 
         # hypervisor-owned frames that every address space shows; filled in by the domain builder's `build_slots`
@@ -70,6 +74,8 @@ class Hypervisor:
         """A line for the hypervisor's own log (`xl dmesg`)."""
         line = f"(XEN) [{self.clock.now() / 1e9:12.6f}] {text}"
         self.log_lines.append(line)
+        if len(self.log_lines) > 2 * LOG_LINES:  # guests write here, too (console_io.py)
+            del self.log_lines[:LOG_LINES]
         if self.on_log:
             self.on_log(line)
 
