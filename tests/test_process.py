@@ -221,3 +221,39 @@ def test_no_process_outlives_the_console(number: signal.Signals) -> None:
         assert time.monotonic() < end
         time.sleep(0.02)
     assert set(os.listdir("/dev/shm")) == before
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_when_every_process_is_killed_nothing_can_be_gone_to(at_once: bool) -> None:
+    """The console stays, and says so, whatever it is asked for; also before it has noticed."""
+    with engine("hello64") as started:
+        for pid in members(started.processes.keeper.pid):
+            if pid != started.processes.keeper.pid:
+                os.kill(pid, signal.SIGKILL)
+        if not at_once:
+            until_failed(started)
+        for request in (
+            lambda: started.goto(time=0),
+            started.step_back,
+            started.run_back,
+            started.run,
+            lambda: started.who_wrote(("register", 1, 0, "rax")),
+            lambda: started.who_wrote(("port", 1, 2)),
+            lambda: started.act(typed("x")),
+            lambda: started.switch(0),
+        ):
+            request()
+            events = until_failed(started)
+            assert at_once or any(isinstance(event, msg.Notice) for event in events)
+        assert started.standing and started.status.failed
+
+
+def until_failed(started: Engine) -> list[msg.Event]:
+    """Pump until the failure is known; what came."""
+    events = started.pump()
+    end = time.monotonic() + WAIT
+    while started.failure is None:
+        assert time.monotonic() < end
+        select.select([started], [], [], 0.1)
+        events += started.pump()
+    return events

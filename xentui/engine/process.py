@@ -41,6 +41,7 @@ _WORTH = 0.05
 """Seconds of running that make it worth to keep the process that stood there."""
 
 
+_NOTHING_LEFT = "no process of the engine is left, and no snapshot to go back to"
 _UNREAD = 1 << 16
 """Events that are kept for who waits and does not look at them."""
 
@@ -108,9 +109,23 @@ class Engine:
 
     def wake_before(self, position: int) -> Kept:
         """Let a copy of the latest snapshot at or before a position become active (or of the first one)."""
-        kept = self.timeline.before(position) or self.timeline.usable()[0]
+        kept = self.timeline.before(position) or self.oldest()
         self.wake(kept)
         return kept
+
+    def oldest(self) -> Kept:
+        """The first snapshot of the current branch. Raises EngineError where there is none: all were killed."""
+        usable = self.timeline.usable()
+        if not usable:
+            raise EngineError(_NOTHING_LEFT)
+        return usable[0]
+
+    def _has_process(self) -> bool:
+        """Is there a process to command, or to wake? If there is none, that is told."""
+        there = self.active is not None or bool(self.timeline.usable())
+        if not there:
+            self._events.append(msg.Notice(_NOTHING_LEFT))
+        return there
 
     def wake(self, kept: Kept) -> None:
         """Let a copy of a snapshot become active."""
@@ -246,6 +261,12 @@ class Engine:
 
     def _continue(self, done: msg.Done | None) -> None:
         """Go on with the plan: its next command, or its end."""
+        try:
+            self._go_on(done)
+        except EngineError as error:
+            self._fail(msg.Failed(str(error)))
+
+    def _go_on(self, done: msg.Done | None) -> None:
         plan = self._plan
         assert plan is not None
         if self._after and done is not None:
@@ -313,9 +334,9 @@ class Engine:
 
     def _move(self, command: Command) -> None:
         def request() -> None:
+            if not self._has_process():
+                return
             if self.active is None:
-                if not self.timeline.usable():
-                    return
                 self.wake_before(self.status.position)
             if not self.exact and not self.status.live:
                 self._leave_history()
@@ -335,8 +356,9 @@ class Engine:
         """Follow a plan, instead of any other; and at its end, unless it was left before, do something."""
 
         def request() -> None:
-            self._plan, self._then = plan(), then
-            self._continue(None)
+            if self._has_process():
+                self._plan, self._then = plan(), then
+                self._continue(None)
 
         self._after.clear()
         self._request(request)
@@ -422,9 +444,9 @@ class Engine:
         """Do something to the machine from outside (actions.Action), now. In the past that begins a new branch."""
 
         def request() -> None:
+            if not self._has_process():
+                return
             if self.active is None:
-                if not self.timeline.usable():
-                    return
                 self.wake_before(self.status.position)
             position, past = self.status.position, not self.status.live
             assert self.active is not None

@@ -59,7 +59,7 @@ def to_record(engine: Engine, number: int) -> Plan:
     if time is None and engine.exact:
         yield from leave(engine)
         earlier = [kept for kept in engine.timeline.usable() if kept.status.records <= number]
-        engine.wake((earlier or engine.timeline.usable())[-1 if earlier else 0])
+        engine.wake(earlier[-1] if earlier else engine.oldest())
         done = yield partial(msg.Reach, records=number + 1)
         engine.records.written(done.status.records)
         time = engine.records.time(number)
@@ -99,7 +99,7 @@ def _boundaries_before(engine: Engine, here: int, wanted: int) -> Generator[Comm
     Most often they lie within some instructions' time. Where a long hypercall or idle time lies between, a wider part
     is looked through in ever finer steps.
     """
-    beginning = engine.timeline.usable()[0].status.position
+    beginning = engine.oldest().status.position
     reach = CLOSE * wanted
     fine = max(_FINE, 2 * reach)
     found: tuple[int, ...] = ()

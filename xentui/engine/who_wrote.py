@@ -87,7 +87,7 @@ def _to_register(engine: Engine, domain: int, vcpu: int, name: str) -> Plan:
     if not engine.exact:
         return travel.NOT_EXACT
     here = (yield from travel.leave(engine)).position
-    beginning = engine.timeline.usable()[0].status.position
+    beginning = engine.oldest().status.position
     found: tuple[int, ...] = ()
     for reach in _REACHES:
         start = max(here - reach, beginning)
