@@ -8,6 +8,8 @@ import pytest
 
 from xentui import demonstration
 from xentui.demonstration import Demonstration, DemonstrationError, Doing
+from xentui.screens.catalogue import ENTRIES
+from xentui.tour import check
 
 GOOD = """\
 # Why?
@@ -74,6 +76,8 @@ def test_a_file_is_taken_apart(tmp_path: Path) -> None:
         ("# A\n- memory: much\n", 2, "memory is a number of MiB"),
         ("# A\n- guest: demo32\n## S\n- dance: on\n", 4, "a step knows no 'dance'"),
         ("# A\n- guest: demo32\n## S\n- run:\n", 4, "'run' says nothing"),
+        ("# A\n- scheduler: fair\n", 2, "there is no scheduler 'fair'; there is credit and bvt"),
+        ("# A\n- guest: demo32\n## S\n- show: all\n", 4, "there is no pane 'all'; there is domains"),
     ],
 )
 def test_mistakes_name_file_and_line(tmp_path: Path, text: str, place: int, reason: str) -> None:
@@ -82,6 +86,30 @@ def test_mistakes_name_file_and_line(tmp_path: Path, text: str, place: int, reas
     assert f"lecture.md:{place}: " in str(error.value)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "item", "place", "reason"),
+    [
+        ("- guest: demo3", "for: 1ms", 3, "guest: demo3: unknown guest; did you mean demo32?"),
+        ("- no-validator: nobody", "for: 1ms", 3, "no-validator: no guest is called 'nobody'; there is demo32"),
+        ("- memory: 64", "focus: nobody", 5, "focus: no guest is called 'nobody'; there is demo32"),
+        ("- memory: 64", "filter: ((", 5, "filter: '((': column 3"),
+        ("- memory: 64", "act: dance demo32", 5, "act: there is no action 'dance'; there is type, pause"),
+        ("- memory: 64", "act: pause", 5, "act: no guest is called ''; there is demo32"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_anything_runs(
+    tmp_path: Path, header: str, item: str, place: int, reason: str
+) -> None:
+    found = read(tmp_path, f"# A\n- guest: demo32\n{header}\n## S\n- {item}\n")
+    with pytest.raises(DemonstrationError) as error:
+        check(found)
+    assert f"lecture.md:{place}: {reason}" in str(error.value)
+
+
+def test_the_panes_are_the_consoles() -> None:
+    assert set(demonstration.PANES) == set(ENTRIES)
 
 
 def test_a_missing_file_and_an_unknown_name(tmp_path: Path) -> None:

@@ -22,6 +22,12 @@ RUN_KEYS = ("run", "for", "step", "type", "inject", "act", "back")
 """What a step does to the machine, in the order in which it stands there."""
 SHOW_KEYS = ("show", "focus", "filter", "notice")
 """What a step shows: panes, a domain, the trace's filter, and a sentence that says what to look at."""
+PANES = (
+    *("domains", "consoles", "trace", "crossings", "cpu", "memory", "events", "rings", "scheduler"),
+    *("inject", "timeline", "guide"),
+)
+"""What `show` can name: the panes of screens/catalogue.py, which imports more than is needed to read a file."""
+SCHEDULERS = ("credit", "bvt")
 BUILT_IN = ("demo32 peer=2", "demo64 peer=1")
 """What runs when no guest is named: two domains of both word sizes that talk to each other."""
 
@@ -53,6 +59,8 @@ class Step:
     doings: list[Doing] = field(default_factory=list)
     shows: dict[str, str] = field(default_factory=dict)
     """SHOW_KEYS to what was written."""
+    places: dict[str, int] = field(default_factory=dict)
+    """SHOW_KEYS to the lines where that stands."""
     text: str = ""
     """Markdown."""
 
@@ -75,6 +83,8 @@ class Demonstration:
     unvalidated: list[str] = field(default_factory=list)
     """Names of guests that run without the page-table validator."""
     steps: list[Step] = field(default_factory=list)
+    places: dict[str, list[int]] = field(default_factory=dict)
+    """HEADER_KEYS to the lines where they stand."""
 
     @property
     def name(self) -> str:
@@ -202,12 +212,16 @@ class _Reader:
         elif key in RUN_KEYS:
             self.step.doings.append(Doing(key, value, number))
         elif key in SHOW_KEYS:
+            if key == "show" and value not in PANES:
+                raise self._error(number, f"there is no pane {value!r}; there is {', '.join(PANES)}")
             self.step.shows[key] = value
+            self.step.places[key] = number
         else:
             raise self._error(number, f"a step knows no '{key}'; it knows {', '.join(RUN_KEYS + SHOW_KEYS)}")
 
     def _header(self, number: int, key: str, value: str) -> None:
         demonstration = self.demonstration
+        demonstration.places.setdefault(key, []).append(number)
         if key == "guest":
             demonstration.guests.append(value)
         elif key == "no-validator":
@@ -215,6 +229,8 @@ class _Reader:
         elif key == "paper":
             demonstration.paper = value
         elif key == "scheduler":
+            if value not in SCHEDULERS:
+                raise self._error(number, f"there is no scheduler {value!r}; there is {' and '.join(SCHEDULERS)}")
             demonstration.scheduler = value
         elif key == "memory":
             if not value.isdecimal() or not 0 < int(value) < 1 << 20:

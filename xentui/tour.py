@@ -16,8 +16,16 @@ import re
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from xentui.demonstration import DEFAULT_LIMIT, Demonstration, DemonstrationError, Doing, Step
-from xentui.engine.actions import Action
+from xentui.config import ConfigError
+from xentui.demonstration import (
+    DEFAULT_LIMIT,
+    Demonstration,
+    DemonstrationError,
+    Doing,
+    Step,
+    guest_specifications,
+)
+from xentui.engine.actions import KINDS, Action
 from xentui.engine.breakpoints import RECORD, Breakpoint
 from xentui.engine.clock import MAX_NS
 from xentui.engine.conditions import parse_expression
@@ -31,17 +39,37 @@ _ESCAPES = {"\\n": "\r", "\\t": "\t", "\\e": "\x1b", "\\\\": "\\"}
 
 def check(demonstration: Demonstration) -> None:
     """Are its steps what can be done? Raises DemonstrationError, which names file and line."""
-    names = {spec.name: number for number, spec in enumerate(demonstration.specifications(), 1)}
+    names = _names(demonstration)
     for step in demonstration.steps:
-        for doing in step.doings:
+        shown = [Doing(key, step.shows[key], step.places[key]) for key in ("focus", "filter") if key in step.shows]
+        for doing in step.doings + shown:
             try:
                 _check(doing, names)
             except ValueError as error:
                 raise DemonstrationError(f"{demonstration.path}:{doing.line}: {doing.key}: {error}") from None
 
 
+def _names(demonstration: Demonstration) -> dict[str, int]:
+    """The guests' names and numbers. Raises DemonstrationError for what is no guest, with its line."""
+    path, places = demonstration.path, demonstration.places
+    for guest, line in zip(demonstration.guests, places.get("guest", ()), strict=False):
+        try:
+            guest_specifications([guest])
+        except ConfigError as error:
+            raise DemonstrationError(f"{path}:{line}: guest: {error}") from None
+    names = {spec.name: number for number, spec in enumerate(demonstration.specifications(), 1)}
+    for name, line in zip(demonstration.unvalidated, places.get("no-validator", ()), strict=False):
+        if name not in names:
+            raise DemonstrationError(f"{path}:{line}: no-validator: {_nobody(name, names)}")
+    return names
+
+
+def _nobody(name: str, domains: dict[str, int]) -> str:
+    return f"no guest is called {name!r}; there is {', '.join(domains)}"
+
+
 def _check(doing: Doing, domains: dict[str, int]) -> None:
-    if doing.key == "run":
+    if doing.key in ("run", "filter"):
         parse_expression(doing.value, domains)
     elif doing.key == "for":
         _duration(doing.value)
@@ -53,9 +81,12 @@ def _check(doing: Doing, domains: dict[str, int]) -> None:
 
         parse(doing.value, list(domains))
     else:
-        name, *_ = doing.value.split(" ")[1 if doing.key == "act" else 0 :] or [""]
+        kind, *words = doing.value.split(" ")
+        if doing.key == "act" and kind not in KINDS:
+            raise ValueError(f"there is no action {kind!r}; there is {', '.join(KINDS)}")
+        name = "".join(words[:1]) if doing.key == "act" else kind
         if name not in domains:
-            raise ValueError(f"no guest is called {name!r}; there is {', '.join(domains)}")
+            raise ValueError(_nobody(name, domains))
 
 
 def _duration(text: str) -> int:
