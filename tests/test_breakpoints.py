@@ -196,7 +196,46 @@ def test_what_the_hypervisor_writes_is_seen(hello: Machine) -> None:
     assert hello.stopped.access.new == b"\1"
 
 
+def test_memory_that_has_changed_hands_is_not_watched(hello: Machine) -> None:
+    """The domain is destroyed, and its frames are another's."""
+    address, offset = watched(hello)
+    hello.breakpoints.add(Breakpoint.parse(f"watch {address:#x} 8"))
+    machine_wide = hello.breakpoints.add(Breakpoint.parse(f"watch machine:{offset:#x} 8"))
+    hello.toolstack.destroy(hello.domains[0])
+    hello.create(guest("hello64"))
+    assert hello.hv.frames.owner[offset >> 12] == 2
+    hello.run(1_000_000)
+    hello.breakpoints.remove(machine_wide)
+    hello.hv.ram[offset] ^= 1
+    hello.toolstack.type(hello.domains[0], b"x")
+    assert hello.run(hello.now() + LIMIT) == Stop.TIME
+    machine_wide = hello.breakpoints.add(Breakpoint.parse(f"watch machine:{offset:#x} 8"))
+    hello.hv.ram[offset] ^= 1
+    hello.toolstack.type(hello.domains[0], b"x")
+    assert hello.run(hello.now() + LIMIT) == Stop.BREAKPOINT
+    assert hello.stopped is not None and hello.stopped.number == machine_wide
+
+
 # --- records ---
+
+
+def test_a_name_means_the_domain_that_has_it_after_a_reboot() -> None:
+    """A domain that is rebooted gets another number."""
+    spec = guest("hello64")
+    with Machine(spec.memory) as machine:
+        machine.create(spec)
+        machine.breakpoints.add(Breakpoint.parse("console_out and domain == hello64")._replace(ignore=1000))
+        machine.breakpoints.add(Breakpoint.parse("console_out")._replace(ignore=1000))
+        with pytest.raises(BreakpointError, match="nobody"):
+            machine.breakpoints.add(Breakpoint.parse("console_out and domain == nobody"))
+        assert machine.run(LIMIT) == Stop.TIME
+        before = [hits for _, _, hits in machine.breakpoints]
+        machine.toolstack.type(machine.domains[0], b"reboot\r")
+        assert machine.run(2 * LIMIT) == Stop.TIME
+        assert machine.domains[0].id == 2
+        after = [hits for _, _, hits in machine.breakpoints]
+        assert before[0] == before[1] > 5 and after[0] == after[1] > 2 * before[0]
+
 
 KINDS = {
     "hypercall": {Kind.HYPERCALL, Kind.MULTICALL_ENTRY},

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from xentui.engine.conditions import BreakpointError, Predicate, Registers, parse_expression, predicate_of
 from xentui.engine.symbols import symbols_of
-from xentui.engine.trace import Record
+from xentui.engine.trace import Kind, Record
 from xentui.engine.trace_decode import decode
 from xentui.engine.views import ViewError, find
 from xentui.engine.x86.watchpoints import Access, Watchpoint, Watchpoints
@@ -75,9 +77,10 @@ class Breakpoint(NamedTuple):
             made = cls(RECORD, head.strip(), domain, condition=condition.strip())
         if not made.what:
             raise BreakpointError(f"{text!r} does not say where")
-        _condition(made, {})
+        names = dict.fromkeys(_WORDS.findall(text), 0)  # which of them are domains' is known where it is set
+        _condition(made, names)
         if made.kind == RECORD:
-            predicate_of(made.what, {}, {})
+            predicate_of(made.what, names, {})
         return made
 
     def describe(self) -> str:
@@ -92,6 +95,7 @@ class Breakpoint(NamedTuple):
         return f"{prefix}{self.what}{length}{where}" + (f" if {self.condition}" if self.condition else "")
 
 
+_WORDS = re.compile(r"[\w.+-]+|(?<=[\"'])[^\"']+")
 _WATCHES = {"watch": WRITE, "rwatch": READ, "awatch": ACCESS}
 
 
@@ -125,7 +129,8 @@ class _Set:
         self.predicate: Predicate | None = None
         self.addresses: list[tuple[int, str | None]] = []
         """(address, name of the domain that it is in, or None)."""
-        self.watches: list[Watchpoint] = []
+        self.watches: dict[Watchpoint, tuple[int, int | None]] = {}
+        """To the address that the user knows, and the owner of the frame (None: whose it is does not matter)."""
 
 
 class Breakpoints:
@@ -258,14 +263,12 @@ class Breakpoints:
         pieces = self._pieces(point)
         self._watched = self._watched or Watchpoints(machine.processor, machine.hv.ram)
         writes, reads = "w" in point.access, "r" in point.access
+        owners = None if point.what.startswith(MACHINE) else machine.hv.frames.owner
         for offset, size, at in pieces:
-
-            def accessed(access: Access, at: int = at) -> bool:
-                return self._accessed(new, at, access, "")
-
-            watch = Watchpoint(offset, size, writes, reads, accessed)
+            watch = Watchpoint(offset, size, writes, reads, lambda access: False)
+            watch.listener = partial(self._accessed, new, watch, "")
             self._watched.insert(watch)
-            new.watches.append(watch)
+            new.watches[watch] = (at, None if owners is None else owners[offset >> 12])
 
     def _pieces(self, point: Breakpoint) -> list[tuple[int, int, int]]:
         """What is to be watched: offset in machine memory, bytes, the address that it has for the user."""
@@ -296,10 +299,12 @@ class Breakpoints:
             address += size
         return pieces
 
-    def _accessed(self, point: _Set, address: int, access: Access, by: str) -> bool:
-        """An instruction (or, `by` says so, the hypervisor) has touched watched memory."""
+    def _accessed(self, point: _Set, watch: Watchpoint, by: str, access: Access) -> bool:
+        """An instruction (or, `by` says so, the hypervisor) has touched watched memory. What a frame holds that has
+        changed hands is not what was meant."""
         vcpu = self.machine.current
-        if vcpu is None:
+        address, owner = point.watches[watch]
+        if vcpu is None or owner not in (None, self.machine.hv.frames.owner[watch.address >> 12]):
             return False
         if point.point.vcpu is not None and vcpu.id != point.point.vcpu:
             return False
@@ -314,6 +319,8 @@ class Breakpoints:
         """The trace has a new record: does it, or what the hypervisor wrote before it, stop the machine?"""
         machine = self.machine
         stops = False
+        if record.kind == Kind.DOMAIN_CREATE:
+            self._name_domains()
         for point in list(self._points.values()):
             if point.predicate is None or not point.predicate(record):
                 continue
@@ -336,9 +343,19 @@ class Breakpoints:
                 for point in list(self._points.values()):
                     if watch in point.watches:
                         by = f"by the hypervisor, before record {number}"
-                        stops = self._accessed(point, watch.address, access, by) or stops
+                        stops = self._accessed(point, watch, by, access) or stops
         if stops:
             machine.processor.halt(lambda: True)
+
+    def _name_domains(self) -> None:
+        """There is a new domain, perhaps a known one that has been rebooted: names mean other numbers."""
+        domains = {domain.name: domain.id for domain in self.machine.domains}
+        widths = {domain.id: domain.width for domain in self.machine.domains}
+        for point in self._points.values():
+            with suppress(BreakpointError):  # it names one that is gone: it keeps its number
+                if point.predicate is not None:
+                    point.predicate = predicate_of(point.point.what, domains, widths)
+                point.condition = _condition(point.point, domains)
 
     def _hit(
         self,

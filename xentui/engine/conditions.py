@@ -104,18 +104,17 @@ class Registers(Mapping[str, int]):
             return self._vcpu.processor.flags_of(self._state)
         if name in ("cpl", "ring"):
             return int(i[s.HFLAGS] & 3)
-        if name in _SEGMENTS:
-            return int(i[_SEGMENTS[name]])
+        if name in find.SEGMENTS:
+            return int(i[find.SEGMENTS[name]])
         if name in _WIDE:
             return int(q[_WIDE[name]])
         return None
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*find.GENERAL, "rip", "rflags", "cpl", *_SEGMENTS, *_WIDE))
+        return iter((*find.GENERAL, "rip", "rflags", "cpl", *find.SEGMENTS, *_WIDE))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
 
-_SEGMENTS = {"cs": s.CS, "ss": s.SS, "ds": s.DS, "es": s.ES, "fs": s.FS, "gs": s.GS}
 _WIDE = {"fs_base": s.FS_BASE, "gs_base": s.GS_BASE, "cr0": s.CR0, "cr2": s.CR2, "cr3": s.CR3, "cr4": s.CR4}

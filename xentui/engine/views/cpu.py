@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xentui.engine.views import ViewError
 from xentui.engine.views.find import (
     GENERAL,
+    SEGMENTS,
     address_of,
     is_loaded,
     peek,
@@ -49,7 +50,6 @@ FLAGS = (
     (s.EF_ID, "ID"),
 )
 """The flags that mean something to a guest, by their letters (Intel SDM volume 1, 3.4.3)."""
-_SEGMENTS = (("cs", s.CS), ("ss", s.SS), ("ds", s.DS), ("es", s.ES), ("fs", s.FS), ("gs", s.GS))
 _LONGEST_INSTRUCTION = 15
 _CHAIN = 5
 _SHORTEST_TEXT = 4
@@ -78,7 +78,7 @@ def registers(machine: Machine, domain: int, vcpu: int = 0) -> dict[str, Any]:
         "registers": {_name(who, name): _value(who, state, name) for name in (*names, "rip")},
         "flags": flags,
         "flag_letters": [letters for bit, letters in FLAGS if flags & bit],
-        "segments": {name: _segment(state, which) for name, which in _SEGMENTS},
+        "segments": {name: _segment(state, which) for name, which in SEGMENTS.items()},
         "control": {"cr0": q[s.CR0], "cr2": q[s.CR2], "cr3": q[s.CR3], "cr4": q[s.CR4]},
         "guest_cr2": int.from_bytes(who.info[cr2 : cr2 + who.width // 8], "little"),
         "bases": {"fs": q[s.FS_BASE], "gs": q[s.GS_BASE], "gs of the other mode": who.inactive_gs_base},

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xentui.engine.views.find import GENERAL, peek, register, state_of, vcpu_of
+from xentui.engine.views.find import GENERAL, SEGMENTS, peek, register, state_of, vcpu_of
 from xentui.engine.x86 import state as s
 
 if TYPE_CHECKING:
     from xentui.engine.machine import Machine
 
 VIEWS = ("registers", "memory", "stopped")
-
-_SEGMENTS = (("cs", s.CS), ("ss", s.SS), ("ds", s.DS), ("es", s.ES), ("fs", s.FS), ("gs", s.GS))
 
 
 def registers(machine: Machine, domain: int, vcpu: int = 0) -> dict[str, int]:
@@ -23,7 +21,7 @@ def registers(machine: Machine, domain: int, vcpu: int = 0) -> dict[str, int]:
     names = (*GENERAL, "rip") if wide else tuple("e" + name[1:] for name in (*GENERAL[:8], "rip"))
     found = {name: register(state, name) or 0 for name in names}
     found["eflags"] = who.processor.flags_of(state)
-    found |= {name: state.i[which] & 0xFFFF for name, which in _SEGMENTS}
+    found |= {name: state.i[which] & 0xFFFF for name, which in SEGMENTS.items()}
     if wide:
         found |= {"fs_base": state.q[s.FS_BASE], "gs_base": state.q[s.GS_BASE]}
     return found

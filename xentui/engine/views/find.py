@@ -37,6 +37,8 @@ INDEX = {
     "rip": s.RIP,
 }
 """General registers and RIP to where they lie in a `State`'s words."""
+SEGMENTS = {"cs": s.CS, "ss": s.SS, "ds": s.DS, "es": s.ES, "fs": s.FS, "gs": s.GS}
+"""Segment registers to where their selectors lie in a `State`'s 32-bit words."""
 _TERM = re.compile(r"\s*([+-]?)\s*(0x[0-9a-fA-F]+|\d+|[A-Za-z_.$][\w.$]*)")
 
 
