@@ -118,10 +118,8 @@ def load(argument: str) -> Demonstration:
     if len(exact or found) != 1:
         if path.is_file():
             raise DemonstrationError(f"{path}: no demonstration: it is Markdown, in a file whose name ends in .md")
-        raise DemonstrationError(
-            f"--demo {argument or repr(argument)}: {'which of them' if found else 'no such demonstration'}? "
-            f"There is {', '.join(found or names())}; or give a file (*.md)"
-        )
+        what = f"{argument!r} is more than one demonstration" if found else f"no demonstration is called {argument!r}"
+        raise DemonstrationError(f"{what}; there is {', '.join(found or names())}; or name a file (*.md)")
     return read(FOLDER / f"{(exact or found)[0]}.md")
 
 
