@@ -22,6 +22,12 @@ RUN_KEYS = ("run", "for", "step", "type", "inject", "act", "back")
 """What a step does to the machine, in the order in which it stands there."""
 SHOW_KEYS = ("show", "focus", "filter", "notice")
 """What a step shows: panes, a domain, the trace's filter, and a sentence that says what to look at."""
+PANES = (
+    *("domains", "consoles", "trace", "crossings", "cpu", "events", "rings", "scheduler", "inject", "timeline"),
+    *("memory", "memory:frames", "memory:tables", "memory:walk", "memory:refusals"),
+    *("gantt", "terminal", "registers"),
+)
+"""What can be shown: panes, parts of panes, and other words for some."""
 BUILT_IN = ("demo32 peer=2", "demo64 peer=1")
 """What runs when no guest is named: two domains of both word sizes that talk to each other."""
 
@@ -200,6 +206,9 @@ class _Reader:
         elif key in RUN_KEYS:
             self.step.doings.append(Doing(key, value, number))
         elif key in SHOW_KEYS:
+            for word in value.replace(",", " ").split() if key == "show" else ():
+                if word not in PANES:
+                    raise self._error(number, f"there is no pane {word!r}; there is {', '.join(PANES)}")
             self.step.shows[key] = value
         else:
             raise self._error(number, f"a step knows no '{key}'; it knows {', '.join(RUN_KEYS + SHOW_KEYS)}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xentui.tour import Tour
 
 NAMES = {"gantt": "scheduler", "terminal": "consoles", "registers": "cpu"}
-"""Other words that a demonstration may use for panes."""
+"""Other words that a demonstration may use for panes (demonstration.PANES has them all)."""
 
 NARROW = 100
 """Columns below which the guide stands above the panes instead of beside them."""
@@ -38,9 +38,9 @@ class Guide(Pane):
 A guided demonstration: text beside the live machine. Each step runs the machine to a condition and opens the pane that
 shows it; the line in colour says what to notice.
 
-`→`, `n` or Page Down leads on, `←`, `p` or Page Up back; `]` and `[` do so from every pane. In between you can do
-anything: `←` then leads back to the step, and the next step goes on from where you are. What you change begins a branch
-of history.
+`→`, `n` or Page Down leads on, `←`, `p` or Page Up back; `ctrl+n` and `ctrl+b` do so from every pane. In between you
+can do anything: `←` then leads back to the step, and the next step goes on from where you are. What you change begins
+a branch of history.
 
 Demonstrations are Markdown files; docs/demonstrations.md says how to write one.
 """
@@ -174,7 +174,14 @@ def _inline(text: str) -> Text:
 def panes_of(value: str) -> list[str]:
     """The panes that a step shows, of those that there are."""
     wanted = [NAMES.get(word, word) for word in value.replace(",", " ").split()]
-    return [name for name in wanted if name in catalogue.ENTRIES and name != "guide"]
+    names = [word.partition(":")[0] for word in wanted]
+    return [name for name in names if name in catalogue.ENTRIES and name != "guide"]
+
+
+def parts_of(value: str) -> list[tuple[str, str]]:
+    """Panes of which a step shows a part: `memory:refusals`."""
+    words = [word.partition(":") for word in value.replace(",", " ").split()]
+    return [(name, part) for name, _, part in words if part]
 
 
 def tree_for(panes: list[str], width: int, height: int, presenting: bool = False) -> layout.Tree:
@@ -184,4 +191,4 @@ def tree_for(panes: list[str], width: int, height: int, presenting: bool = False
         rows = height - (1 if presenting else 2)
         upper = min(LOWEST + max(0, rows - 24) // 3, 14)
         return layout.above(("guide", upper), (shown, max(1, rows - upper)))
-    return layout.beside(("guide", 42), (shown, 78))
+    return layout.beside(("guide", 39), (shown, 80))

@@ -11,6 +11,7 @@ from xentui.screens.cast import Cast
 from xentui.screens.control import CommandError
 from xentui.screens.dialogs import Choice, Question
 from xentui.screens.feed import RATE
+from xentui.screens.sheet import SheetPane
 
 if TYPE_CHECKING:
     from textual.timer import Timer
@@ -119,8 +120,21 @@ class Stage(Arrange):
             self.app.chosen_domain = shows["focus"]
         self._shown = guide.panes_of(shows.get("show", "")) or ["crossings"]
         self._show_step("guide")
+        self._aim(shows)
         if "filter" in shows:
             self._filter_trace(shows["filter"])
+
+    def _aim(self, shows: dict[str, str]) -> None:
+        """Let the panes show the domain and the part that the step is about."""
+        domains = {domain.name: domain.id for domain in self.status.domains} if self.app.feed.status else {}
+        for name in self._shown:
+            pane: Any = self.grid.pane(name)
+            if isinstance(pane, SheetPane) and "focus" in shows and hasattr(pane, "domain"):
+                pane.domain = domains.get(shows["focus"])
+        for name, part in guide.parts_of(shows.get("show", "")):
+            pane = self.grid.pane(name)
+            if hasattr(pane, "choose_part"):
+                pane.choose_part(part)
 
     def _show_step(self, focus: str) -> None:
         """The guide, and the panes of the step."""
