@@ -22,11 +22,15 @@ pytestmark = pytest.mark.slow
 class Served:
     """An engine with one guest, served to gdb on a Unix socket by a thread of its own."""
 
-    def __init__(self, guest: str, path: Path) -> None:
+    def __init__(self, guest: str, path: Path, until: int = 0) -> None:
+        """`until`: virtual ns that it has run when gdb comes."""
         self.guest, self.path = guest, path
         self.engine = Engine.start(Setup([resolve_guest(guest)]))
         self.engine.set_warp(True)
         self.engine.wait(20)
+        if until:
+            self.engine.goto(time=until)
+            self.engine.wait(20)
         self.over = False
         self.failure: BaseException | None = None
         self.thread = threading.Thread(target=self._serve, daemon=True)
@@ -133,3 +137,25 @@ def test_addresses_that_are_refused(argument: str, reason: str) -> None:
     with pytest.raises(server.GdbError, match=reason):
         server.parse(argument)
     assert server.parse("a=:1234") == server.parse("a=localhost:1234") == ("a", ":1234")
+
+
+@pytest.mark.parametrize("guest", ["hello32", "hello64"])
+def test_the_session_in_the_documentation(guest: str, tmp_path: Path) -> None:
+    """docs/debugging.md shows what gdb prints."""
+    text = (Path(__file__).parent.parent / "docs" / "debugging.md").read_text()
+    blocks = re.findall(r"```\n(\(gdb\).*?)```", text, re.DOTALL)
+    block = next(each for each in blocks if ("0xffffffff" in each) == guest.endswith("64"))
+    lines = block.splitlines()
+    commands = [line.removeprefix("(gdb) ") for line in lines if line.startswith("(gdb) ")]
+    assert commands[0] == "target remote :1234" and len(commands) > 10
+    served = Served(guest, tmp_path / "gdb", 1_000_000)
+    try:
+        told = served.gdb(*commands[1:])
+    finally:
+        served.close()
+    at = 0
+    for line in lines:
+        if not line.startswith("(gdb) "):
+            found = told.find(line, at)
+            assert found >= 0, (line, told)
+            at = found + len(line)

@@ -17,10 +17,10 @@ from textual.app import App, SystemCommand
 
 from xentui.screens import themes
 from xentui.screens.actions import Command, by_key, load_table
-from xentui.screens.arrange import Arrange
 from xentui.screens.feed import RATE, Feed
 from xentui.screens.main import MainScreen
 from xentui.screens.pane import Pane
+from xentui.screens.stage import Stage
 from xentui.screens.words import plain
 
 if TYPE_CHECKING:
@@ -52,21 +52,29 @@ class XentuiApp(App[None], inherit_bindings=False):
     """
 
     def __init__(
-        self, engine: Any, *, run: bool = True, tour: Tour | None = None, gdb: Sequence[tuple[str, str]] = ()
+        self,
+        engine: Any,
+        *,
+        run: bool = True,
+        tour: Tour | None = None,
+        gdb: Sequence[tuple[str, str]] = (),
+        present: bool = False,
     ) -> None:
         """`run`: let the guests go as soon as the screen is there (a recording stands at its start instead).
-        `tour`: the demonstration to lead through. `gdb`: domains' names and addresses for gdb."""
+        `tour`: the demonstration to lead through. `gdb`: domains' names and addresses for gdb.
+        `present`: in presentation mode."""
         super().__init__()
         self.engine = engine
         self.run_at_start = run and tour is None
         self.tour = tour
+        self._present = present
         self._gdb_addresses = gdb
         self._gdb: GdbServer | None = None
         self.commands: dict[str, Command]
         self.commands, self._problems = load_table()
         self.keys = by_key(self.commands)
         self.main = MainScreen()
-        self.control = Arrange(self)
+        self.control = Stage(self)
         self.feed = Feed(engine, self._seen_panes)
         self.chosen_domain = ""
         """The name of the domain that panes and commands mean when none is named."""
@@ -107,6 +115,8 @@ class XentuiApp(App[None], inherit_bindings=False):
         if self.tour is not None:
             self.tour.on_arrival = self.control.arrive
             self.call_after_refresh(self.control.arrive)
+        if self._present:
+            self.call_after_refresh(self.control.do_present, "")
         self.set_interval(1 / RATE, self.refresh_panes)
         for problem in self._problems:
             self.tell(problem, "warning")
@@ -146,6 +156,7 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def leave(self, status: int = 0) -> None:
         """End the application; the engine's process ends with it. `status`: the command's exit status."""
+        self.control.end_cast()
         if self._gdb is not None:
             self._gdb.close()
         self._unwatch()
@@ -335,6 +346,10 @@ class XentuiApp(App[None], inherit_bindings=False):
         pane: Any = self.main.grid.pane("consoles")
         if pane is not None:
             pane.begin_typing(domain)
+
+    def post_display_hook(self) -> None:
+        """The screen was drawn."""
+        self.control.drawn = True
 
     def screen_text(self) -> str:
         """The screen as plain text."""

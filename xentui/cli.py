@@ -21,6 +21,8 @@ _WRITTEN = {"limit": "for"}
 """Options whose values are not called as they are written."""
 _RECORDING = ("--until", "--for", "--core", "--audit")
 """Options that only --record has a use for."""
+SERVE_PORT = 8000
+"""Where --serve serves when it is given no port."""
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "e": "\x1b", "\\": "\\", "0": "\0"}
 
 EPILOG = """\
@@ -139,6 +141,13 @@ def build_parser(guests: list[str], demonstrations: Sequence[str] = ()) -> argpa
     add("--record", metavar="FILE", help="run without the console and write a recording")
     add("--replay", metavar="FILE", help="the console on a recording, paused at its start")
     add("--demo", metavar="NAME|FILE", help=f"a guided demonstration: {', '.join(demonstrations)}, or a file")
+    add(
+        "--serve",
+        metavar="PORT",
+        type=_number(1, 65535, "ports"),
+        help=f"the console on a web page of this machine (port {SERVE_PORT} if none is given), a run for each page; "
+        "needs pip install 'xentui[serve]'",
+    )
     add("--until", metavar="REGEX", type=_pattern, help="stop when a guest's console matches")
     add("--for", metavar="TIME", type=_duration, dest="limit", help="stop after that much virtual time (20ms, 3s)")
     add(
@@ -216,11 +225,12 @@ def run(arguments: list[str]) -> int:
 
         return export(arguments[1:])
     try:
+        arguments = _with_port(arguments)
         parser = _parser(arguments)
         options = parser.parse_args(arguments)
         if options.record is None:
-            return _console(options, _given(options, parser))
-        for option in ("replay", "demo", "gdb"):
+            return _console(options, _given(options, parser), arguments)
+        for option in ("replay", "demo", "gdb", "serve"):
             if getattr(options, option):
                 raise UsageError(f"--{option} is the console's: --record excludes it")
         if not options.guests:
@@ -252,6 +262,22 @@ def _given(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list
     usual = vars(parser.parse_args([]))
     names = [name for name, value in vars(options).items() if value != usual[name]]
     return [f"--{_WRITTEN.get(name, name).replace('_', '-')}" for name in names if name != "guests"]
+
+
+def _with_port(arguments: list[str]) -> list[str]:
+    """The port that --serve leaves out: it may stand before a guest, which is none."""
+    given = []
+    for at, word in enumerate(arguments):
+        following = "".join(arguments[at + 1 : at + 2])
+        given.append(f"--serve={SERVE_PORT}" if word == "--serve" and not following.isdecimal() else word)
+    return given
+
+
+def _without_serve(arguments: list[str]) -> list[str]:
+    """The command line of a page's console."""
+    given = [word for word in arguments if not word.startswith("--serve=")]
+    at = given.index("--serve") if "--serve" in given else len(given)
+    return given[:at] + given[at + 2 :]
 
 
 def _specifications(options: argparse.Namespace) -> list[GuestSpec]:
@@ -305,12 +331,13 @@ def _check_fault(text: str, names: list[str]) -> None:
         raise UsageError(f"--inject {text!r}: {error}") from None
 
 
-def _console(options: argparse.Namespace, given: list[str]) -> int:
-    """Without --record: the console, on the guests named or on the built-in demonstration. `given`: its options."""
+def _console(options: argparse.Namespace, given: list[str], arguments: list[str]) -> int:
+    """Without --record: the console, on the guests named or on the built-in demonstration. `given`: its options;
+    `arguments`: the command line as it was written."""
     from xentui.console import demonstrate, replay, show
 
     for option, runs in (("--replay", "the guests that are in the recording"), ("--demo", "its own guests")):
-        others = [other for other in given if other != option]
+        others = [other for other in given if other not in (option, "--serve")]
         if option in given and options.guests:
             raise UsageError(f"{option} runs {runs}; name no others")
         if option in given and others:
@@ -318,12 +345,29 @@ def _console(options: argparse.Namespace, given: list[str]) -> int:
     for option in _RECORDING:
         if option in given:
             raise UsageError(f"{option} needs --record; see xentui --help")
+    if options.serve is not None:
+        return _serve(options, _without_serve(arguments))
     if options.replay is not None:
         return replay(options.replay)
     if options.demo is not None:
         return demonstrate(options.demo)
     specs = _specifications(options)
     return show(options, specs, _gdb_addresses(options, specs))
+
+
+def _serve(options: argparse.Namespace, arguments: list[str]) -> int:
+    """The console on web pages; what the command line names must be there before the first is opened."""
+    from xentui.console import checked_demonstration, replayed, serve
+
+    if options.gdb:
+        raise UsageError("--gdb and --serve exclude each other: every page has guests of its own")
+    if options.replay is not None and replayed(options.replay) is None:
+        return EXIT_USAGE
+    if options.demo is not None:
+        checked_demonstration(options.demo)
+    elif options.replay is None:
+        _specifications(options)
+    return serve(arguments, options.serve)
 
 
 def _gdb_addresses(options: argparse.Namespace, specs: list[GuestSpec]) -> list[tuple[str, str]]:

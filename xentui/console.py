@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from xentui.engine.messages import Setup
 
 
+PAGE_DRIVER = "xentui.page_driver:PageDriver"
+"""What TEXTUAL_DRIVER is for a console on a web page."""
+
+
 def problem_with_terminal() -> str:
     """Why the console cannot be shown here, in a line; "" where it can."""
+    if os.environ.get("TEXTUAL_DRIVER") == PAGE_DRIVER:
+        return ""
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):  # Textual draws by stderr
         return "the console needs a terminal for input, output and errors; without one use --record FILE"
     if (os.environ.get("TERM") or "dumb") == "dumb":
@@ -36,28 +42,58 @@ def show(options: argparse.Namespace, specs: list[GuestSpec], gdb: Sequence[tupl
     return _show(make_setup(options, specs), run=True, gdb=gdb)
 
 
-def demonstrate(name: str) -> int:
-    """The console on a guided demonstration; the exit status. Raises ConfigError."""
-    from xentui import demonstration
+def demonstrate(name: str, present: bool = False) -> int:
+    """The console on a guided demonstration, `present`: before an audience; the exit status. Raises ConfigError."""
     from xentui.engine.messages import Setup
+
+    told = checked_demonstration(name)
+    return _show(Setup(told.specifications(), scheduler=told.scheduler), run=False, told=told, present=present)
+
+
+def checked_demonstration(name: str) -> Demonstration:
+    """A demonstration all of whose steps can be done. Raises ConfigError."""
+    from xentui import demonstration
     from xentui.tour import check
 
     told = demonstration.load(name)
     check(told)
-    return _show(Setup(told.specifications(), scheduler=told.scheduler), run=False, told=told)
+    return told
 
 
 def replay(path: str) -> int:
     """The console on a recording, paused at its start; the exit status."""
+    setup = replayed(path)
+    return EXIT_USAGE if setup is None else _show(setup, run=False, recording=path)
+
+
+def replayed(path: str) -> Setup | None:
+    """The run that a recording holds; None, and it is said why, where it cannot be run again."""
     from xentui.recording.format import RecordingError
     from xentui.session import setup_from_recording
 
     try:
-        setup = setup_from_recording(path)
+        return setup_from_recording(path)
     except RecordingError as error:
         print(f"xentui: {error}", file=sys.stderr)
+        return None
+
+
+def serve(arguments: Sequence[str], port: int) -> int:
+    """The console that a command line asks for, on a web page of this machine; the exit status."""
+    try:
+        from xentui.serve import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("xentui"):
+            raise
+        print(f"xentui: --serve needs {error.name}: pip install 'xentui[serve]'", file=sys.stderr)
         return EXIT_USAGE
-    return _show(setup, run=False, recording=path)
+    try:
+        serve(arguments, port)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        print(f"xentui: --serve {port}: cannot listen there: {reason}; another port may be free", file=sys.stderr)
+        return EXIT_USAGE
+    return EXIT_OK
 
 
 def _show(
@@ -66,6 +102,7 @@ def _show(
     recording: str | None = None,
     told: Demonstration | None = None,
     gdb: Sequence[tuple[str, str]] = (),
+    present: bool = False,
 ) -> int:
     """Start the engine and the console on it. `run`: the guests go at once; `recording`: where its marks are kept;
     `told`: the demonstration to show."""
@@ -79,7 +116,8 @@ def _show(
         from xentui.app import XentuiApp
         from xentui.tour import Tour
 
-        app = XentuiApp(engine, run=run, tour=Tour(engine, told) if told is not None else None, gdb=gdb)
+        tour = Tour(engine, told) if told is not None else None
+        app = XentuiApp(engine, run=run, tour=tour, gdb=gdb, present=present)
         if recording is not None:
             app.control.marks.load(recording)
         app.run()
@@ -87,5 +125,5 @@ def _show(
         print(f"xentui: {engine.failure.text}", file=sys.stderr)
         return EXIT_USAGE
     if app.next_demonstration:
-        return demonstrate(app.next_demonstration)
+        return demonstrate(app.next_demonstration, app.control.presenting)
     return app.return_code or EXIT_OK

@@ -23,10 +23,12 @@ RUN_KEYS = ("run", "for", "step", "type", "inject", "act", "back")
 SHOW_KEYS = ("show", "focus", "filter", "notice")
 """What a step shows: panes, a domain, the trace's filter, and a sentence that says what to look at."""
 PANES = (
-    *("domains", "consoles", "trace", "crossings", "cpu", "memory", "events", "rings", "scheduler"),
-    *("inject", "timeline", "guide"),
+    *("domains", "consoles", "trace", "crossings", "cpu", "events", "rings", "scheduler", "inject", "timeline"),
+    *("memory", "memory:frames", "memory:tables", "memory:walk", "memory:refusals"),
+    *("gantt", "terminal", "registers"),
 )
-"""What `show` can name: the panes of screens/catalogue.py, which imports more than is needed to read a file."""
+"""What can be shown: panes of screens/catalogue.py (which imports more than is needed to read a file), parts of panes,
+and other words for some."""
 SCHEDULERS = ("credit", "bvt")
 BUILT_IN = ("demo32 peer=2", "demo64 peer=1")
 """What runs when no guest is named: two domains of both word sizes that talk to each other."""
@@ -128,10 +130,8 @@ def load(argument: str) -> Demonstration:
     if len(exact or found) != 1:
         if path.is_file():
             raise DemonstrationError(f"{path}: no demonstration: it is Markdown, in a file whose name ends in .md")
-        raise DemonstrationError(
-            f"--demo {argument or repr(argument)}: {'which of them' if found else 'no such demonstration'}? "
-            f"There is {', '.join(found or names())}; or give a file (*.md)"
-        )
+        what = f"{argument!r} is more than one demonstration" if found else f"no demonstration is called {argument!r}"
+        raise DemonstrationError(f"{what}; there is {', '.join(found or names())}; or name a file (*.md)")
     return read(FOLDER / f"{(exact or found)[0]}.md")
 
 
@@ -212,8 +212,9 @@ class _Reader:
         elif key in RUN_KEYS:
             self.step.doings.append(Doing(key, value, number))
         elif key in SHOW_KEYS:
-            if key == "show" and value not in PANES:
-                raise self._error(number, f"there is no pane {value!r}; there is {', '.join(PANES)}")
+            for word in value.replace(",", " ").split() if key == "show" else ():
+                if word not in PANES:
+                    raise self._error(number, f"there is no pane {word!r}; there is {', '.join(PANES)}")
             self.step.shows[key] = value
             self.step.places[key] = number
         else:

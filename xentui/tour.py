@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 _UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _ESCAPES = {"\\n": "\r", "\\t": "\t", "\\e": "\x1b", "\\\\": "\\"}
 
+GRACE = 100_000_000
+"""Virtual ns after which a record that was to end a run is no longer waited for."""
+
 
 def check(demonstration: Demonstration) -> None:
     """Are its steps what can be done? Raises DemonstrationError, which names file and line."""
@@ -114,6 +117,8 @@ class Tour:
         """Called when a station is reached."""
         self._places: list[tuple[int, int]] = []  # (position, branch) of each station that was reached
         self._way: Generator[None, None, None] | None = None
+        self._deadline = 0  # virtual ns; 0: none
+        self._late = False
 
     @property
     def steps(self) -> list[Step]:
@@ -135,15 +140,22 @@ class Tour:
         """Is this the last station?"""
         return self.station == len(self.steps)
 
+    @property
+    def away(self) -> bool:
+        """Has the path been left: does the machine stand elsewhere than where the step has led?"""
+        return self.settled and self.station < len(self._places) and self._places[self.station] != self._here()
+
     def forward(self) -> None:
         """Take the next step."""
         if self.settled and not self.at_end:
             self._begin(self._forwards())
 
     def back(self) -> None:
-        """Go back to the station before."""
-        if self.settled and self.station:
-            self._begin(self._backwards())
+        """Go back to the station before; to this one, if the path has been left."""
+        if self.away:
+            self._begin(self._backwards(0))
+        elif self.settled and self.station:
+            self._begin(self._backwards(1))
 
     def _begin(self, way: Generator[None, None, None]) -> None:
         self.problem = ""
@@ -152,7 +164,12 @@ class Tour:
 
     def advance(self) -> None:
         """The engine's status may be news: go on with the step if the machine stands still."""
-        if self._way is None or not (self.engine.standing or self.engine.failure):
+        if self._way is None:
+            return
+        if not (self.engine.standing or self.engine.failure):
+            if self._deadline and not self._late and self.engine.status.time >= self._deadline + GRACE:
+                self._late = True
+                self.engine.pause()
             return
         try:
             next(self._way)
@@ -188,23 +205,26 @@ class Tour:
                 return
         self._places.append(self._here())
 
-    def _backwards(self) -> Generator[None, None, None]:
+    def _backwards(self, stations: int) -> Generator[None, None, None]:
         yield from self._pause()
-        position, branch = self._places[self.station - 1]
+        position, branch = self._places[self.station - stations]
         if branch != self.engine.status.branch:
             self.engine.switch(branch)
             yield
         self.engine.goto(position=position)
         yield
-        self.station -= 1
+        self.station -= stations
 
     def _do(self, doing: Doing) -> Generator[None, None, None]:
         engine = self.engine
         if doing.key == "run":
             yield from self._run(doing)
         elif doing.key == "for":
-            engine.run(Breakpoint(RECORD, f"time >= {engine.status.time + _duration(doing.value)}"))
-            yield
+            end = engine.status.time + _duration(doing.value)
+            yield from self._run_until(f"time >= {end}", end)
+            if self._late:
+                engine.goto(time=end)
+                yield
         elif doing.key == "step":
             engine.step(int(doing.value))
             yield
@@ -214,15 +234,22 @@ class Tour:
         else:
             engine.act(self._action(doing))
 
+    def _run_until(self, condition: str, deadline: int) -> Generator[None, None, None]:
+        """Run to a record; or until it is late, for a machine that is idle writes none."""
+        self._deadline, self._late = deadline, False
+        self.engine.run(Breakpoint(RECORD, condition))
+        yield
+        self._deadline = 0
+
     def _run(self, doing: Doing) -> Generator[None, None, None]:
         """Run to the record that is meant, or until it is clear that it does not come."""
         limit = self.engine.status.time + DEFAULT_LIMIT
-        self.engine.run(Breakpoint(RECORD, f"({doing.value}) or time >= {limit}"))
-        yield
+        yield from self._run_until(f"({doing.value}) or time >= {limit}", limit)
         status = self.engine.status
         if status.stop != "breakpoint" or status.time >= limit:
             where = f"{self.demonstration.path.name}:{doing.line}"
-            self.problem = f"{where}: the machine did not come to {doing.value!r}: {status.why}"
+            why = f"in {DEFAULT_LIMIT // 1_000_000_000} s" if status.time >= limit else f"- {status.why}"
+            self.problem = f"{where}: the machine did not come to {doing.value!r} {why}"
 
     @staticmethod
     def _action(doing: Doing) -> Action:

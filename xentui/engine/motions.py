@@ -103,8 +103,9 @@ class Mover:
         return None
 
     def end(self) -> None:
-        """The machine stands still from now on."""
+        """The machine stands still from now on; what is done to it now meets no condition of this motion."""
         self.motion = self._idle = None
+        self._forget_until()
         self.freeze()
 
     def freeze(self) -> None:
@@ -148,7 +149,7 @@ class Mover:
         if not breakpoints and until is None and "breakpoints" not in vars(self.machine):
             return
         machine = self.machine
-        machine.breakpoints.replace([(number, point) for number, point, _ in machine.breakpoints if number != _UNTIL])
+        self._forget_until()
         machine.breakpoints.replace(
             [(number, point) for number, point, _ in machine.breakpoints if (number, point) in breakpoints]
         )
@@ -161,6 +162,12 @@ class Mover:
                     self.notice(f"breakpoint {number} is not set: {error}")
         if until is not None:
             machine.breakpoints.add(until, _UNTIL)
+
+    def _forget_until(self) -> None:
+        """The condition of a motion holds no longer."""
+        points = vars(self.machine).get("breakpoints")
+        if points is not None and any(number == _UNTIL for number, _, _ in points):
+            points.replace([(number, point) for number, point, _ in points if number != _UNTIL])
 
     def _behind_current(self) -> Breakpoint | None:
         """Where to stop if the current instruction calls something."""
@@ -287,7 +294,9 @@ class Mover:
         if machine.position < motion.position:
             machine.hold_idle = False
             stop = self._burst(motion.position)
-            if stop != Stop.TIME:
+            if stop == Stop.STARVED:
+                machine.idle_to(motion.position // 2)  # it was idle then, and nothing would have ended that
+            elif stop != Stop.TIME:
                 return None if stop == Stop.ASKED else over(stop)
         for _ in self._rounds():
             if machine.trace.head >= motion.records:

@@ -31,6 +31,10 @@ class EngineDebuggee:
         self.width = width
         self._points: dict[tuple[str, int, int], int] = {}
         self._steps_back_of: int | None = None
+        self._runs_back_from: int | None = None
+        self._goes_to_start = False
+        self.at_start = False
+        """Has it gone back as far as there is anything?"""
 
     # --- what there is -----------------------------------------------------------------------------------------------
 
@@ -114,6 +118,7 @@ class EngineDebuggee:
 
     def run_back(self) -> None:
         self._steps_back_of = None
+        self._runs_back_from = self.engine.status.position
         self.engine.run_back()
 
     def step(self, vcpu: int) -> None:
@@ -125,7 +130,14 @@ class EngineDebuggee:
         self.engine.step_back()
 
     def moving_on(self) -> bool:
-        """The machine stands: is that not where it was to go? A step back may end in another domain's code."""
+        """The machine stands: is that not where it was to go? A step back may end in another domain's code; running
+        back ends at the start where no breakpoint was before."""
+        began, self._runs_back_from = self._runs_back_from, None
+        if began == self.engine.status.position:
+            self._goes_to_start = True
+            self.engine.goto(position=0)
+            return True
+        self.at_start, self._goes_to_start = self._goes_to_start, False
         status, vcpu = self.engine.status, self._steps_back_of
         if vcpu is None or status.position == 0 or status.current == (self.domain, vcpu):
             self._steps_back_of = None

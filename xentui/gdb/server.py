@@ -124,7 +124,7 @@ class Door:
             return
         status = self.engine.status
         kind, address = debuggee.hit()
-        if status.position == 0:
+        if debuggee.at_start:
             kind = "start"
         session.stopped(stop_signal(status.stop), kind, address)
 

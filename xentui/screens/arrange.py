@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from xentui.screens import catalogue, guide, layout, themes
+from xentui.screens import catalogue, layout
 from xentui.screens.actions import BACK, key_name
 from xentui.screens.control import CommandError, Control
 from xentui.screens.dialogs import Choice, Help, Jump, Question
@@ -14,15 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xentui.screens.grid import PaneGrid
-    from xentui.tour import Tour
 
 RESIZE = 1.25
 
 
 class Arrange(Control):
     """Adds to the engine's commands those of the screen."""
-
-    _theme_before = themes.DARK.name
 
     @property
     def grid(self) -> PaneGrid:
@@ -172,70 +169,6 @@ class Arrange(Control):
 
     def do_theme(self, argument: str) -> None:
         self.app.theme = "xentui-light" if self.app.theme == "xentui-dark" else "xentui-dark"
-
-    def do_present(self, argument: str) -> None:
-        """Before an audience: the pane that has the focus (in a demonstration, guide and pane), nothing else."""
-        main = self.app.main
-        if main.has_class("-present"):
-            main.remove_class("-present")
-            self.app.theme = self._theme_before
-            self.show(self.grid.arrangement, self.focused)
-            return
-        self._theme_before = self.app.theme
-        main.add_class("-present")
-        self.app.theme = themes.CONTRAST.name
-        if self.app.tour is None:
-            self.show(self.grid.arrangement, self.focused, self.focused)
-
-    # --- demonstrations ----------------------------------------------------------------------------------------------
-
-    def do_demo(self, argument: str) -> None:
-        from xentui import demonstration
-
-        if argument:
-            self._leave_for(demonstration.load(argument).name if not argument.endswith(".md") else argument)
-            return
-        told = [demonstration.load(name) for name in demonstration.names()]
-        options = [(each.name, str(number), each.title) for number, each in enumerate(told, 1)]
-        self.app.push_screen(Choice("Demonstrations", options), lambda name: self._leave_for(name) if name else None)
-
-    def _leave_for(self, name: str) -> None:
-        if not self.app.acted:
-            self.app.start_demonstration(name)
-            return
-        question = Question("The demonstration brings its own guests: this run, which is not saved, ends.", "show it")
-        self.app.push_screen(question, lambda yes: self.app.start_demonstration(name) if yes else None)
-
-    def do_next(self, argument: str) -> None:
-        self._tour().forward()
-
-    def do_previous(self, argument: str) -> None:
-        self._tour().back()
-
-    def _tour(self) -> Tour:
-        if self.app.tour is None:
-            raise CommandError("no demonstration is being shown: :demo lists them")
-        return self.app.tour
-
-    def arrive(self) -> None:
-        """A station of the demonstration is reached: show what its step shows."""
-        tour = self._tour()
-        shows = tour.step.shows if tour.step is not None else {}
-        if "focus" in shows:
-            self.app.chosen_domain = shows["focus"]
-        panes = guide.panes_of(shows.get("show", "")) or ["crossings"]
-        self.app.main.show(guide.tree_for(panes, self.app.size.width), "guide")
-        if "filter" in shows:
-            self._filter_trace(shows["filter"])
-        pane = self.grid.pane("guide")
-        if isinstance(pane, guide.Guide) and pane.is_mounted:
-            pane.update_text()
-
-    def _filter_trace(self, text: str) -> None:
-        pane: Any = self.grid.pane("trace")
-        if pane is not None and hasattr(pane, "filter"):
-            pane.show({}, self.app.feed.status)  # it may have been opened just now, and know no domain yet
-            self.app.attempt(lambda: pane.filter(text))
 
     def do_screenshot(self, argument: str) -> None:
         path = Path(argument or "xentui.svg")

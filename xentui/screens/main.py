@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from textual.screen import Screen
 
 from xentui.screens import catalogue, layout, remembered
+from xentui.screens.caption import Caption
 from xentui.screens.command_line import CommandLine
 from xentui.screens.grid import PaneGrid
 from xentui.screens.pane import Pane
@@ -28,7 +29,13 @@ class MainScreen(Screen[None], inherit_bindings=False):
 
     DEFAULT_CSS = """
     MainScreen { background: $background; layers: base; }
-    MainScreen.-present StatusBar { height: 1; }
+    MainScreen.-present StatusBar { display: none; }
+    MainScreen.-present Caption { display: block; }
+    MainScreen.-present.-led Caption { height: 1; }
+    MainScreen.-present PaneGrid > Pane, MainScreen.-present PaneGrid > Pane:focus,
+    MainScreen.-present PaneGrid > Pane:focus-within { border-top: none; }
+    MainScreen.-present.-led PaneGrid > Pane { border-top: heavy $primary; border-title-color: $background; }
+    MainScreen.-present.-led PaneGrid > #guide { border-top: none; }
     """
     app: XentuiApp
 
@@ -41,6 +48,7 @@ class MainScreen(Screen[None], inherit_bindings=False):
 
     def compose(self) -> ComposeResult:
         self.bar = StatusBar(self.app.commands)
+        yield Caption()
         yield self.grid
         yield self.line
         yield self.bar
@@ -74,6 +82,8 @@ class MainScreen(Screen[None], inherit_bindings=False):
         wanted = layout.size_class(event.size.width)
         if wanted != self._class:
             self._class = wanted
+            if self.app.control.staged():
+                return
             tree = self._remembered_tree()
             focus = self.focused_pane
             names = layout.names(tree)

@@ -116,6 +116,11 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
             self._refusals = self._latest_refusals(getattr(status, "records", 0))
         super().show(answers, status)
 
+    def choose_part(self, name: str) -> None:
+        """Show a part by its name, `tables` for the page tables."""
+        self.part = next(number for number, part in enumerate(PARTS) if part.split()[-1] == name)
+        self.refresh()
+
     def _latest_refusals(self, end: int) -> list[tuple[int, Record]]:
         """Number and record of the latest refusals before the present moment, newest first."""
         records = getattr(getattr(self.app, "engine", None), "records", None)

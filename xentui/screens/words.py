@@ -61,3 +61,11 @@ def plain(text: str) -> str:
 def speed(rate: float | None) -> str:
     """Instructions a second, in words."""
     return "full speed" if rate is None else f"{count(rate)} instr/s" if rate != 1 else "1 instr/s"
+
+
+def spoken(ns: int) -> str:
+    """A virtual time as it is said aloud: `200.12 milliseconds`."""
+    for unit, size in (("seconds", 1_000_000_000), ("milliseconds", 1_000_000), ("microseconds", 1_000)):
+        if ns >= size:
+            return f"{ns / size:.2f} {unit}"
+    return f"{ns} nanoseconds"
