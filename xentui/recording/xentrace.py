@@ -210,6 +210,8 @@ class XentraceWriter:
             self._run((record.b >> 16, record.b & 0xFFFF))
         elif record.kind == Kind.BLOCK:
             paused = record.number in (Cause.PAUSE, Cause.DOWN)
+            if not paused:
+                self._run(who)  # who blocks has the processor, whether it was told or not
             self._words(xen.TRC_SCHED_SLEEP if paused else xen.TRC_SCHED_BLOCK, *who)
             self._give_up(who, OFFLINE if paused else BLOCKED)
         elif record.kind == Kind.WAKE:
