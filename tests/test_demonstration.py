@@ -76,6 +76,7 @@ def test_a_file_is_taken_apart(tmp_path: Path) -> None:
         ("# A\n- colour: blue\n", 2, "knows no 'colour'"),
         ("# A\n- memory: much\n", 2, "memory is a number of MiB"),
         ("# A\n- guest: demo32\n## S\n- dance: on\n", 4, "a step knows no 'dance'"),
+        ("# A\n- guest: demo32\n## S\n- show: trace dance\n", 4, "there is no pane 'dance'"),
         ("# A\n- guest: demo32\n## S\n- run:\n", 4, "'run' says nothing"),
         ("# A\n- scheduler: fair\n", 2, "there is no scheduler 'fair'; there is credit and bvt"),
         ("# A\n- guest: demo32\n## S\n- show: all\n", 4, "there is no pane 'all'; there is domains"),
@@ -130,3 +131,17 @@ def test_a_missing_file_and_an_unknown_name(tmp_path: Path) -> None:
 def test_a_part_of_a_name_is_enough() -> None:
     assert demonstration.load("events").name == "2-events"
     assert demonstration.load("2-events").title.endswith("?")
+
+
+def test_what_can_be_shown_is_there() -> None:
+    """The panes that a file may name are the console's, and so are their parts."""
+    from xentui.screens import catalogue, guide
+    from xentui.screens.memory import MemoryPane
+
+    words = set(demonstration.PANES)
+    assert {word for word in words if ":" not in word} == (set(catalogue.ENTRIES) - {"guide"}) | set(guide.NAMES)
+    for pane, part in guide.parts_of(" ".join(words)):
+        assert pane == "memory"
+        memory = MemoryPane()
+        memory.choose_part(part)
+        assert guide.panes_of(f"{pane}:{part}") == [pane]

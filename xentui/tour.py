@@ -248,8 +248,8 @@ class Tour:
         status = self.engine.status
         if status.stop != "breakpoint" or status.time >= limit:
             where = f"{self.demonstration.path.name}:{doing.line}"
-            why = f"in {DEFAULT_LIMIT // 1_000_000_000} s" if status.time >= limit else f"- {status.why}"
-            self.problem = f"{where}: the machine did not come to {doing.value!r} {why}"
+            why = f" in {DEFAULT_LIMIT // 1_000_000_000} s" if status.time >= limit else f": {status.why}"
+            self.problem = f"{where}: the machine did not come to {doing.value!r}{why}"
 
     @staticmethod
     def _action(doing: Doing) -> Action:

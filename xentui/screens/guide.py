@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAMES = {"gantt": "scheduler", "terminal": "consoles", "registers": "cpu"}
 """Other words that a demonstration may use for panes (demonstration.PANES has them all)."""
 
-NARROW = 100
+NARROW = 110
 """Columns below which the guide stands above the panes instead of beside them."""
 FLAT = 16
 """Rows of the guide below which blank lines are left out, and the keys stand beside the title."""
