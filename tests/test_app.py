@@ -451,6 +451,24 @@ def test_typing_into_a_console(drive: Callable[..., None]) -> None:
     drive(steps)
 
 
+def test_typing_where_no_console_is_open(drive: Callable[..., None], own_folder: Path) -> None:
+    """The pane is opened, and has the keyboard as soon as it knows the domain."""
+    own_folder.mkdir(exist_ok=True)
+    (own_folder / "layout.json").write_text(
+        '{"medium": {"row": false, "parts": ["domains", "trace"], "weights": [1.0, 1.0]}}'
+    )
+
+    async def steps(console: Console) -> None:
+        await console.until(lambda: console.app.feed.status is not None and console.app.feed.status.time > 10_000_000)
+        assert layout.names(console.app.main.grid.arrangement) == ["domains", "trace"]
+        await console.press("1", "t")
+        await console.shows("typing to hello32")
+        await console.type("spam")
+        await console.until(lambda: console.text.count("spam") >= 2)
+
+    drive(steps)
+
+
 def test_hostile_output_stays_in_its_terminal(drive: Callable[..., None]) -> None:
     """A megabyte of everything that a terminal obeys: keys still work meanwhile, and nothing of it gets out."""
 

@@ -113,6 +113,8 @@ history; the old one stays.
         self._printed: dict[int, int] = {}
         self._seen: dict[int, int] = {}
         self._followed = ""
+        self._to_type = ""
+        """Into which domain to type as soon as it is known: a pane that was just opened knows none."""
         self._status: Any = None
 
     # --- what has been printed ---------------------------------------------------------------------------------------
@@ -125,6 +127,9 @@ history; the old one stays.
         self.names = {**gone, **{number: plain(domain.name) for number, domain in domains.items()}, LOG: "Xen"}
         for domain in status.domains:
             self._printed[domain.id] = domain.written
+        if self._to_type:
+            name, self._to_type = self._to_type, ""
+            self._begin_typing(name)
         if self.typing and self.chosen not in domains:
             self.end_typing()
         if self.app.chosen_domain != self._followed and not self.typing:
@@ -169,6 +174,12 @@ history; the old one stays.
 
     def begin_typing(self, domain: str) -> None:
         """Give the keyboard to a domain."""
+        if self._status is None:
+            self._to_type = domain
+        else:
+            self._begin_typing(domain)
+
+    def _begin_typing(self, domain: str) -> None:
         self._follow(domain)
         if self.chosen == LOG:
             return
