@@ -459,6 +459,18 @@ def test_pause_crash_and_destroy(machine: Machine) -> None:
         inject(machine, "nmi hello64")
 
 
+def test_what_waits_for_a_domain_goes_with_it(machine: Machine) -> None:
+    """Every hypercall of its kind would pay for it, and another domain of that name is not meant."""
+    leave, original = machine.entry.leave, hypercall.TABLE[29]
+    for text in ("fail hello32 sched_op -EPERM every 2", "drop-event hello32 port 2", "exception hello32 UD"):
+        inject(machine, text)
+    inject(machine, "fail hello64 xen_version -EPERM")
+    assert len(machine.snares) == 4
+    machine.toolstack.destroy(named(machine, "hello32"))
+    assert len(machine.snares) == 1 and [fault.waits for fault in machine.faults] == [False, False, False, True]
+    assert hypercall.TABLE[29] is original and machine.entry.leave == leave
+
+
 def test_a_fault_that_is_refused_leaves_nothing(machine: Machine) -> None:
     for text in ("drop-event hello32 port 9", "flip hello32 memory 0x5 bit 1", "nmi hello32 vcpu 3"):
         with pytest.raises(FaultError):

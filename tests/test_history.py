@@ -23,6 +23,7 @@ def test_a_console_keeps_its_latest_output_and_says_that_more_was_there() -> Non
     text = known.consoles[1].text()
     assert text.startswith(CUT) and text.endswith(bytes([199]) * size)
     assert len(text) - len(CUT) >= MOST_BYTES // 2 - size
+    assert known.consoles[1].start + len(text) == 200 * size, "who has read on from there knows where it is"
     assert known.consoles[1].upto(0) == [(0, CUT)], "that early, nothing but that is known"
     assert known.told(150, msg.Output(1, 150, b"again")) == [], "what was told once is no news, kept or not"
 
@@ -34,7 +35,7 @@ def test_a_chatty_console_does_not_take_the_others_output() -> None:
     for number in range(2, 3 * MOST_EVENTS):
         known.told(number, msg.Output(1, number, b"."))
         assert len(known.consoles[1].pieces) <= MOST_EVENTS
-    assert known.consoles[1].cut and not known.consoles[2].cut
+    assert known.consoles[1].lost and not known.consoles[2].lost
     assert known.consoles[2].text() == b"I spoke once" and known.log == [(0, "begun")]
 
 

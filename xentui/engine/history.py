@@ -29,8 +29,9 @@ class History:
     def __init__(self) -> None:
         self.count = 0
         """How much was told."""
-        self.cut: set[int] = set()
-        """Domains whose oldest output has been forgotten."""
+        self.lost: dict[int, int] = {}
+        """How many bytes of a domain's oldest output have been forgotten (those of a branch that left before: so many
+        at most)."""
         self._kept: dict[int, list[tuple[int, Any]]] = {}
         self._bytes: dict[int, int] = {}
 
@@ -51,14 +52,16 @@ class History:
             return []
         gone = [old for _, old in kept[: (len(kept) + 1) // 2]]
         del kept[: len(gone)]
-        self._bytes[where] -= sum(map(_size, gone))
-        self.cut |= {where} - {_LOG}
+        size = sum(map(_size, gone))
+        self._bytes[where] -= size
+        if where != _LOG:
+            self.lost[where] = self.lost.get(where, 0) + size
         return gone
 
     def upto(self, count: int) -> History:
         """Another history that begins as this one did."""
         other = History()
-        other.count, other.cut = count, set(self.cut)
+        other.count, other.lost = count, dict(self.lost)
         for where, kept in self._kept.items():
             other._kept[where] = [(number, event) for number, event in kept if number < count]
             other._bytes[where] = sum(_size(event) for _, event in other._kept[where])
@@ -78,8 +81,14 @@ class ConsoleLog:
 
     def __init__(self) -> None:
         self.pieces: list[tuple[int, bytes]] = []
-        self.cut = False
-        """Has the oldest been forgotten?"""
+        self.lost = 0
+        """Bytes of the oldest that have been forgotten."""
+
+    @property
+    def start(self) -> int:
+        """Where, among all bytes that were ever printed, those begin that `upto` gives. `CUT` stands for the last that
+        are not there: who has read so far before can go on from there."""
+        return self.lost - len(CUT) if self.lost else 0
 
     def upto(self, time: int) -> list[tuple[int, bytes]]:
         """The pieces printed up to and at a virtual time; first of all `CUT` where the oldest are missing."""
@@ -90,11 +99,11 @@ class ConsoleLog:
                 low = middle + 1
             else:
                 high = middle
-        return [(0, CUT)] * self.cut + self.pieces[:low]
+        return [(0, CUT)] * bool(self.lost) + self.pieces[:low]
 
     def text(self) -> bytes:
         """All of it, as far as it is kept."""
-        return b"".join([CUT] * self.cut + [data for _, data in self.pieces])
+        return b"".join([CUT] * bool(self.lost) + [data for _, data in self.pieces])
 
 
 class Consoles(dict[int, ConsoleLog]):
@@ -108,4 +117,4 @@ class Consoles(dict[int, ConsoleLog]):
         """Drop what these events of one domain printed, its oldest."""
         log = self[events[0].domain]
         del log.pieces[: len(events)]
-        log.cut = True
+        log.lost += sum(map(_size, events))

@@ -111,6 +111,14 @@ class Machine(RunLoop):
 
         return step_over(self)
 
+    def unload(self, domain: Domain) -> None:
+        """Take a domain that goes away off the processor; the faults that wait for it wait no longer."""
+        super().unload(domain)
+        if self.snares:
+            from xentui.engine.fault_snares import disarm
+
+            disarm(self, domain)
+
     def _machine(self) -> Machine:
         return self
 

@@ -142,8 +142,8 @@ class Timeline:
         self.current = branch
         self.consoles.clear()
         self.log.clear()
-        for domain in sorted(branch.history.cut):
-            self.consoles[domain].cut = True
+        for domain, size in branch.history.lost.items():
+            self.consoles[domain].lost = size
         for event in branch.history:
             self._show(event)
 
