@@ -15,8 +15,8 @@ from tests.test_terminal import HOSTILE
 from xentui.app import XentuiApp
 from xentui.screens import layout, remembered
 from xentui.screens.actions import TABLE
-from xentui.screens.arrange import Arrange
 from xentui.screens.dialogs import Choice, Help, Jump, Question
+from xentui.screens.stage import Stage
 
 SIZES = ((80, 24), (120, 40), (200, 60))
 SECONDS = 20
@@ -391,7 +391,7 @@ def test_every_key_has_one_meaning_and_every_command_is_there() -> None:
     assert len(set(keys)) == len(keys)
     for command in TABLE:
         method = f"do_{command.name.replace('-', '_')}"
-        assert command.name.startswith("pane-") or hasattr(Arrange, method), method
+        assert command.name.startswith("pane-") or hasattr(Stage, method), method
         assert not command.reverse or command.reverse in {other.name for other in TABLE}
 
 

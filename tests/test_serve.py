@@ -224,7 +224,7 @@ def test_what_cannot_be_served_is_told_in_a_line(tmp_path: Path) -> None:
         (("--serve", "--demo", "dance"), "no demonstration is called 'dance'"),
         (("--serve", "--replay", str(tmp_path / "none")), "none"),
         (("--serve", "hello32", "--gdb", "hello32=:4321"), "--gdb and --serve exclude each other"),
-        (("--serve", "--record", str(tmp_path / "r"), "hello32"), "--record excludes them"),
+        (("--serve", "--record", str(tmp_path / "r"), "hello32"), "--record excludes it"),
     ):
         done = run(*arguments)
         assert done.status == 2 and words in done.errors and done.errors.count("\n") == 1, done.errors

@@ -126,7 +126,10 @@ class Pages(Server):
         return await handler(request)
 
     async def on_startup(self, app: web.Application) -> None:
-        """Say where."""
+        """Nothing is said before the port is there."""
+
+    def announce(self, _text: str) -> None:
+        """Say where: called when the port is there."""
         print(f"xentui: the console is on {self.public_url} (Ctrl-C ends it, and every page's run)", flush=True)
 
     async def on_shutdown(self, app: web.Application) -> None:
@@ -199,7 +202,13 @@ def serve(arguments: Sequence[str], port: int) -> None:
         loop.add_signal_handler(number, _leave)
     os.environ.pop("TEXTUAL_DRIVER", None)
     web.run_app(
-        server._make_app(), host=HOST, port=port, handle_signals=False, loop=loop, print=None, shutdown_timeout=SECONDS
+        server._make_app(),
+        host=HOST,
+        port=port,
+        handle_signals=False,
+        loop=loop,
+        print=server.announce,
+        shutdown_timeout=SECONDS,
     )
 
 
