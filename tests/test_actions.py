@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.test_run_control import Traced, guest
 from xentui.config import GuestSpec
 from xentui.engine.actions import KINDS, Action, ActionError
+from xentui.engine.breakpoints import Breakpoint
 from xentui.engine.machine import Machine, Stop
 
 END = 1_500_000_000
@@ -108,6 +110,51 @@ def test_an_action_comes_after_what_is_due(ahead: int) -> None:
     positions: list[int] = []
     outcomes = [Traced([guest("hello64"), guest("hello32")], drive, END).outcome for drive in (by_hand, scheduled)]
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_actions_wherever_the_machine_can_stop_are_repeated(seed: int) -> None:
+    """Between steps, where breakpoints on records stop it, where all is idle: often several at one position."""
+    log: list[tuple[int, Action]] = []
+    names = ["hello64", "demo32", "demo64"]
+
+    def by_hand(machine: Machine, until: int) -> None:
+        machine.on_action = lambda position, action: log.append((position, action))
+        chance = random.Random(seed)
+        for _ in range(60):
+            name = chance.choice(names)
+            action = chance.choice(
+                [
+                    Action("type", name, (chance.choice([b"info\r", b"reboot\r", b"x"]),)),
+                    Action(chance.choice(["pause", "unpause"]), name),
+                    Action("send", name, (chance.randrange(1, 9),)),
+                    Action("schedule", name, ("weight", chance.choice([128, 512]))),
+                    Action("inject", None, (f"steal {name} 3ms",)),
+                    Action("inject", None, (f"exception {name} UD",)),
+                ]
+            )
+            match chance.randrange(4):
+                case 0:
+                    for _ in range(chance.randrange(1, 40)):
+                        machine.hold_idle = True
+                        machine.step()
+                case 1:
+                    machine.run_to(Breakpoint.parse(chance.choice(["switch", "upcall", "virq or timer"])), until)
+                case 2:
+                    machine.run(machine.now() + chance.randrange(1, 3_000_000))
+            with suppress(ActionError):
+                machine.apply(action)
+        machine.hold_idle = False
+        machine.run(until)
+
+    def again(machine: Machine, until: int) -> None:
+        for position, action in log:
+            machine.schedule(position, action)
+        machine.run(until)
+
+    specs = [guest(name) for name in names]
+    outcomes = [Traced(specs, drive, END).outcome for drive in (by_hand, again)]
+    assert outcomes[0] == outcomes[1] and len(log) == 60
 
 
 def roomy(name: str) -> GuestSpec:

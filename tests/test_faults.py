@@ -427,6 +427,14 @@ def test_steal_time(machine: Machine) -> None:
     assert printed and printed[0] >= started + 10 * MS
 
 
+def test_a_domain_may_be_unpaused_before_its_stolen_time_is_over(machine: Machine) -> None:
+    domain = named(machine, "hello32")
+    injection = inject(machine, "steal hello32 10ms")
+    inject(machine, "unpause hello32")
+    machine.run(machine.now() + 20 * MS)
+    assert not injection.waits and domain.paused == 0
+
+
 def test_jump_the_wall_clock(machine: Machine) -> None:
     domain = named(machine, "hello32")
     at = LAYOUT32.SHARED_INFO_wc_sec

@@ -32,6 +32,9 @@ COST_FRAME_VALIDATED = 4
 COST_TLB_FLUSH = 200
 COST_BYTES_PER_NS = 8
 COST_CONTEXT_SWITCH = 2000
+COST_SCHEDULE = 100
+"""The scheduler has chosen, if only that nobody can run. It must not be nothing: what comes from outside behind the
+choice is at another position than what comes before it."""
 
 
 class Clock(Protocol):

@@ -301,7 +301,7 @@ def _steal(machine: Machine, vcpu: Vcpu, injection: Injection) -> None:
 
     def give_back() -> None:
         injection.waits = False
-        if not domain.dying:
+        if not domain.dying and domain.paused:  # else somebody has unpaused it before its time
             control.unpause(domain)
 
     record(machine, vcpu, injection, injection.values["time"])

@@ -15,7 +15,7 @@ from functools import cached_property
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from xentui.engine.clock import COST_CONTEXT_SWITCH
+from xentui.engine.clock import COST_CONTEXT_SWITCH, COST_SCHEDULE
 from xentui.engine.trace import Kind, runner
 from xentui.engine.x86.cpu import ProcessorError
 from xentui.engine.xen import debugreg, descriptor_tables, failsafe, schedule, traps
@@ -275,14 +275,15 @@ class RunLoop:
         """Nobody can run before the next timer, at `event` ns: virtual time goes there at once, or to the limit."""
         if not self.toolstack.alive:
             return Stop.FINISHED
+        if self._idle_since is None:
+            self._idle_since = self.clock.now()
+            self._put_down(self._idle_since)
+            self.clock.charge(COST_SCHEDULE)
         until = limit if event is None else min(limit, event << 1)
         if self.scheduled:
             until = min(until, self.scheduled[0][0])
         if until == FOREVER:
             return Stop.STARVED
-        if self._idle_since is None:
-            self._idle_since = self.clock.now()
-            self._put_down(self._idle_since)
         if self.hold_idle:
             return Stop.IDLE
         self.clock.skip_to(until)
@@ -362,10 +363,12 @@ class RunLoop:
 
     def _begin_slice(self, vcpu: Vcpu, end: int) -> None:
         """Give the processor to a vCPU until `end` (ns), or until it gives it up."""
+        self.clock.charge(COST_SCHEDULE)
         if self._current is not vcpu or vcpu.runstate != RUNNING:
             self._switch_to(vcpu)
         self._slice, self._slice_end = vcpu, end << 1
-        self._guarded(vcpu, self.entry.leave, vcpu)
+        if self._guarded(vcpu, self.entry.leave, vcpu) or vcpu.runstate != RUNNING or not vcpu.domain.runnable:
+            self._end_slice()  # it crashed on the way to its own code
 
     def _run_slice(self, vcpu: Vcpu, limit: int, single: bool) -> None:
         """Go on with the slice of `vcpu`, up to a limit within it; forget the slice when it is over."""
