@@ -110,7 +110,7 @@ def test_back_over_a_call(idle: Engine) -> None:
     early.wait(WAIT)
     passed: list[tuple[int, int, str]] = []
     calls = 0
-    for _ in range(60):
+    for _ in range(40):
         before, text = early.status.position, early.look("cpu.code", domain=1, before=0, after=1)[0]["text"]
         early.step_over()
         status = early.wait(WAIT)
@@ -128,25 +128,23 @@ def test_back_over_a_call(idle: Engine) -> None:
         assert back < before if text == "ret" else back == before
 
 
-def test_back_over_what_repeats_itself(idle: Engine) -> None:
-    idle.goto(time=0)
-    idle.wait(WAIT)
-    idle.run(Breakpoint("address", "memcpy"))
-    idle.wait(WAIT)
-    while not idle.look("cpu.code", domain=1, before=0, after=1)[0]["text"].startswith("rep "):
-        idle.step()
-        assert not idle.wait(WAIT).live
-    before = idle.status.position
-    idle.step()
-    assert idle.wait(WAIT).position > before
-    first = registers(idle)["registers"]["rip"]
-    idle.step_over()
-    behind = idle.wait(WAIT).position
-    assert registers(idle)["registers"]["rip"] > first
-    idle.step_over_back()
-    assert idle.wait(WAIT).position == before
-    idle.step_over()
-    assert idle.wait(WAIT).position == behind
+def test_back_over_what_repeats_itself() -> None:
+    with engine("bench64", cmdline="scale=1") as started:
+        started.run(Breakpoint("address", "multicall_32"))
+        assert started.wait(WAIT).stop == "breakpoint"
+        while not started.look("cpu.code", domain=1, before=0, after=1)[0]["text"].startswith("rep "):
+            started.step()
+            started.wait(WAIT)
+        before, first = started.status.position, registers(started)["registers"]["rip"]
+        started.step()
+        assert started.wait(WAIT).position > before
+        started.step_over()
+        behind = started.wait(WAIT).position
+        assert registers(started)["registers"]["rip"] > first
+        started.step_over_back()
+        assert started.wait(WAIT).position == before
+        started.step_over()
+        assert started.wait(WAIT).position == behind
 
 
 def test_a_machine_that_waits_for_good_goes_on_running() -> None:

@@ -114,9 +114,12 @@ def _show(
 
     with Engine.start(setup) as engine:
         from xentui.app import XentuiApp
-        from xentui.tour import Tour
 
-        tour = Tour(engine, told) if told is not None else None
+        tour = None
+        if told is not None:
+            from xentui.tour import Tour
+
+            tour = Tour(engine, told)
         app = XentuiApp(engine, run=run, tour=tour, gdb=gdb, present=present)
         if recording is not None:
             app.control.marks.load(recording)

@@ -28,12 +28,8 @@ from xentui.engine.processes import Processes, environment
 from xentui.engine.questions import Questions
 from xentui.engine.record_window import RecordWindow
 from xentui.engine.setup import Setup
-<<<<<<< HEAD
 from xentui.engine.timeline import Branch, Fork, Kept, Timeline
-=======
-from xentui.engine.timeline import Branch, Consoles, Fork, Kept, Timeline
 from xentui.engine.turns import Turns
->>>>>>> d5899e6 (Requests to move wait for their turn: no held key is lost; one step back over a call; a machine that waits for good goes on running)
 from xentui.engine.views import Query, ViewError
 from xentui.engine.wire import Channel
 
@@ -360,12 +356,6 @@ class Engine:
         if not self._parking and self.active is not None:
             self.active.send(msg.Pause())
 
-<<<<<<< HEAD
-    def _move(self, command: Command) -> None:
-        def request() -> None:
-            if not self._has_process():
-                return
-=======
     def _in_turn(self, request: Callable[[int], None], count: int = 1, kind: str = "") -> None:
         """Do it now, or, on the way to another moment, there: what is asked for depends on where the machine stands."""
         if self._turns or self._on_the_way:
@@ -380,7 +370,8 @@ class Engine:
         after it waits for its end, instead of ending it."""
 
         def request(count: int) -> None:
->>>>>>> d5899e6 (Requests to move wait for their turn: no held key is lost; one step back over a call; a machine that waits for good goes on running)
+            if not self._has_process():
+                return
             if self.active is None:
                 self.wake_before(self.status.position)
             if not self.exact and not self.status.live:
@@ -416,8 +407,9 @@ class Engine:
         """Follow a plan that leads back from where the machine stands, in its turn. If it is given up, stay there."""
 
         def request(count: int) -> None:
-            self._plan, self._looks_back = plan(count), True
-            self._continue(None)
+            if self._has_process():
+                self._plan, self._looks_back = plan(count), True
+                self._continue(None)
 
         self._in_turn(request, count, kind)
 
@@ -512,13 +504,9 @@ class Engine:
     def act(self, action: Any) -> None:
         """Do something to the machine from outside (actions.Action), now. In the past that begins a new branch."""
 
-<<<<<<< HEAD
-        def request() -> None:
+        def request(_count: int) -> None:
             if not self._has_process():
                 return
-=======
-        def request(_count: int) -> None:
->>>>>>> d5899e6 (Requests to move wait for their turn: no held key is lost; one step back over a call; a machine that waits for good goes on running)
             if self.active is None:
                 self.wake_before(self.status.position)
             position, past = self.status.position, not self.status.live
