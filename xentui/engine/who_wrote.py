@@ -28,12 +28,14 @@ _REACHES = (1 << 10, 1 << 14, 1 << 18)
 def plan(engine: Engine, what: tuple[Any, ...]) -> Plan:
     """The way to what wrote `what`:
 
-    ("pte", machine address), ("port", domain, port), ("memory", domain, vCPU, address, size), or
-    ("register", domain, vCPU, name).
+    ("pte", machine address), ("port", domain, port), ("memory", domain, vCPU, address, size),
+    ("register", domain, vCPU, name), or ("ring", machine address of a ring's pointer).
     """
     kind, *rest = what
     if kind == "pte":
-        return _to_entry(engine, *rest)
+        return _to_machine(engine, rest[0] & ~7, 8)
+    if kind == "ring":
+        return _to_machine(engine, rest[0], 4)
     if kind == "port":
         return _to_record(engine, "event port", partial(_sets_port, *rest))
     if kind == "memory":
@@ -66,11 +68,11 @@ def _to_record(engine: Engine, name: str, wanted: Callable[[Any], Any]) -> Plan:
     return travel.to_record(engine, first + found[-1])
 
 
-def _to_entry(engine: Engine, address: int) -> Plan:
-    """A page-table entry, by its machine address."""
+def _to_machine(engine: Engine, address: int, size: int) -> Plan:
+    """Machine memory: a page-table entry, a pointer of a ring."""
     from xentui.engine.breakpoints import MACHINE, WATCH, Breakpoint
 
-    return travel.back_to(engine, Breakpoint(WATCH, f"{MACHINE}{address & ~7:#x}", length=8))
+    return travel.back_to(engine, Breakpoint(WATCH, f"{MACHINE}{address:#x}", length=size))
 
 
 def _to_memory(engine: Engine, domain: int, vcpu: int, address: int, size: int) -> Plan:
