@@ -112,6 +112,8 @@ def _show(
         return EXIT_USAGE
     from xentui.engine.process import Engine
 
+    os.environ.setdefault("ESCDELAY", "25")  # ms that Textual waits for what may follow an escape
+
     with Engine.start(setup) as engine:
         from xentui.app import XentuiApp
 

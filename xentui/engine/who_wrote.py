@@ -18,6 +18,7 @@ from xentui.engine.trace import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from xentui.engine.breakpoints import Breakpoint
     from xentui.engine.process import Engine
     from xentui.engine.travel import Plan
 
@@ -72,7 +73,14 @@ def _to_machine(engine: Engine, address: int, size: int) -> Plan:
     """Machine memory: a page-table entry, a pointer of a ring."""
     from xentui.engine.breakpoints import MACHINE, WATCH, Breakpoint
 
-    return travel.back_to(engine, Breakpoint(WATCH, f"{MACHINE}{address:#x}", length=size))
+    return _last_write(engine, Breakpoint(WATCH, f"{MACHINE}{address:#x}", length=size))
+
+
+def _last_write(engine: Engine, watched: Breakpoint) -> Plan:
+    notice = yield from travel.back_to(engine, watched)
+    if notice in ("", travel.NOT_EXACT):
+        return notice
+    return "nothing has written this since the machine was started: it was there from the beginning"
 
 
 def _to_memory(engine: Engine, domain: int, vcpu: int, address: int, size: int) -> Plan:
@@ -81,7 +89,7 @@ def _to_memory(engine: Engine, domain: int, vcpu: int, address: int, size: int) 
     names = [known.name for known in engine.status.domains if known.id == domain]
     if not names:
         return _nowhere(f"there is no domain {domain}")
-    return travel.back_to(engine, Breakpoint(WATCH, f"{address:#x}", names[0], vcpu, length=size))
+    return _last_write(engine, Breakpoint(WATCH, f"{address:#x}", names[0], vcpu, length=size))
 
 
 def _to_register(engine: Engine, domain: int, vcpu: int, name: str) -> Plan:

@@ -35,7 +35,8 @@ only the hypervisor knows which is which.) The ring shown beside each selector s
 * Before RIP the code is a guess: x86 cannot be decoded backwards.
 
 Keys: **↑ ↓** move in the code · **.** to RIP · **b** breakpoint on the line · **Enter** run to the line · **a** code
-at… · **A** memory at… · **k** stack or memory · **o** who wrote a register, or memory · **d v** another domain, vCPU · **f** follow
+at… · **A** memory at… · **k** stack or memory · **o** who wrote a register, or memory · **d v** another domain,
+vCPU · **f** follow
 """
     BINDINGS: ClassVar = [
         Binding("up", "move(-1)", "Line up", show=False),
@@ -123,6 +124,7 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote a regist
             if self._wanted and self.dump_at == self._wondered:
                 self._wanted = False
                 if isinstance(dump, dict):
+                    self.dump_at = f"{dump['address']:#x}"
                     who = (now["domain"], now["vcpu"])
                     self.post_message(self.WhoWrote(("memory", *who, dump["address"], now["width"] // 8)))
         super().show(answers, status)
@@ -383,6 +385,7 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote a regist
         if not text or who is None or self._now is None:
             return
         self._wondered = text.strip()
+        self.domain, self.vcpu = who  # whoever runs there, this vCPU stays in view
         if self._wondered.lower() in self._now["registers"]:
             self.post_message(self.WhoWrote(("register", *who, self._wondered.lower())))
         else:  # an expression counts by the registers of now, not of then

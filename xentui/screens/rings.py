@@ -175,6 +175,7 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
 
         def go(place: str | None) -> None:
             if place is not None:
+                self.domain = found["domain"]  # whoever runs there, this ring stays in view
                 self.post_message(self.WhoWrote(("ring", int(place))))
 
         self.app.push_screen(Choice("Who moved which pointer?", options), go)
