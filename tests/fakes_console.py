@@ -211,6 +211,7 @@ class FakeEngine:
 
     def step(self, count: int = 1) -> None:
         self.calls.append(("step", count))
+        self.running = False
         self.machine.run(self.machine.now() + count)
         self.end, self._why = max(self.end, self.machine.now()), "stepped"
         self._send_status()
@@ -260,6 +261,10 @@ class FakeEngine:
     def step_over(self) -> None:
         self.calls.append(("step_over",))
         self.step()
+
+    def step_over_back(self) -> None:
+        self.calls.append(("step_over_back",))
+        self.step_back()
 
     def add_breakpoint(self, point: Any) -> int:
         self.breakpoints[number := len(self.breakpoints) + 1] = point

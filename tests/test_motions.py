@@ -321,6 +321,20 @@ def test_who_wrote_memory_a_port_and_an_entry() -> None:
         started.step_back()
         started.wait(WAIT)
         assert word() != now
+        started.live()
+        started.wait(WAIT)
+        console = started.look("rings.ring", domain=1)["rings"][0]
+        for (_, index, _), place in zip(console["pointers"], console["places"], strict=True):
+            started.who_wrote(("ring", place))
+            status = started.wait(WAIT)
+            assert not status.live
+            then = started.look("rings.ring", domain=1)["rings"][0]
+            assert index in [each for _, each, _ in then["pointers"]]
+            started.step_back()
+            started.wait(WAIT)
+            assert started.look("rings.ring", domain=1)["rings"][0]["pointers"] != then["pointers"]
+            started.live()
+            started.wait(WAIT)
         started.who_wrote(("port", 1, 77))
         started.wait(WAIT)
         assert any("no record" in event.text for event in started.pump() if isinstance(event, msg.Notice))

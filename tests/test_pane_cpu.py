@@ -81,13 +81,23 @@ def test_what_changed_is_lit(machine: Machine) -> None:
 
 def test_breakpoint_and_run_to_the_cursor(machine: Machine) -> None:
     async def steps(app: PaneApp, pilot: Pilot[None]) -> None:
-        await pilot.press("b", "up", "b", "enter", "full_stop", "o")
+        await pilot.press("b", "up", "b", "enter", "full_stop")
+        await pilot.pause()
+        await pilot.press("o", "enter")
+        await pilot.pause()
+        await pilot.press("o", *["backspace"] * 3, *"esp+8", "enter")
+        await pilot.pause()
+        app.update()
         await pilot.pause()
         rip = 0xC00003A7
-        assert [type(message) for message in app.posted] == [Pane.Break, Pane.Break, Pane.RunTo, Pane.WhoWrote]
+        assert [type(message) for message in app.posted] == [
+            *(Pane.Break, Pane.Break, Pane.RunTo),
+            *(Pane.WhoWrote, Pane.WhoWrote),
+        ]
         addresses = [getattr(message, "address", None) for message in app.posted]
         assert addresses[:3] == [rip, rip - 2, rip - 2]
-        assert app.posted[3].what[:3] == ("memory", 2, 0)
+        esp = machine.domains[1].vcpus[0].q[4]
+        assert [message.what for message in app.posted[3:]] == [("register", 2, 0, "eax"), ("memory", 2, 0, esp + 8, 4)]
 
     drive(machine, (78, 22), steps)
 

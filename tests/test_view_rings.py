@@ -144,7 +144,7 @@ def test_the_pane(machine: Machine, size: tuple[int, int]) -> None:
                 and ("producer + consumer" in text or "prod + cons" in text)
                 and "Hello from hello32" in text
             )
-            await pilot.press("o", "d")
+            await pilot.press("o", "3", "d")
             app.update()
             await pilot.press("right_square_bracket")
             app.update()
@@ -158,7 +158,7 @@ def test_the_pane(machine: Machine, size: tuple[int, int]) -> None:
             app.update()
             assert "of 256 slots" in app.update() or "slot 255" in app.update()
             (who,) = app.posted
-            assert isinstance(who, Pane.WhoWrote) and who.what == ("ring", 2, "console", "out")
+            assert isinstance(who, Pane.WhoWrote) and who.what[0] == "ring" and who.what[1] & 0xFFF in (0xC00, 0xC04)
             assert all(len(line) <= size[0] for line in app.screen_text().splitlines())
 
     asyncio.run(run())

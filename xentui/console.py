@@ -112,11 +112,16 @@ def _show(
         return EXIT_USAGE
     from xentui.engine.process import Engine
 
+    os.environ.setdefault("ESCDELAY", "25")  # ms that Textual waits for what may follow an escape
+
     with Engine.start(setup) as engine:
         from xentui.app import XentuiApp
-        from xentui.tour import Tour
 
-        tour = Tour(engine, told) if told is not None else None
+        tour = None
+        if told is not None:
+            from xentui.tour import Tour
+
+            tour = Tour(engine, told)
         app = XentuiApp(engine, run=run, tour=tour, gdb=gdb, present=present)
         if recording is not None:
             app.control.marks.load(recording)

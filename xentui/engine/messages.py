@@ -185,12 +185,31 @@ class History(NamedTuple):
     told: list[Told]
 
 
+class Place(NamedTuple):
+    """Where the vCPU whose registers are loaded stands."""
+
+    domain: int
+    vcpu: int
+    address: int
+    """The instruction about to be executed (linear), and its length in `size`; 0 where there is none."""
+    size: int
+    stack: int
+    repeated: bool = False
+    """It is a string instruction that repeats itself."""
+    returns: bool = False
+    """It goes back to where something was called or interrupted."""
+    calls: tuple[int, ...] = ()
+    """Where an instruction that calls may begin that ends just before this one."""
+
+
 class Done(NamedTuple):
-    """A command that moved the machine is at its end. `found`: the positions that a scan met."""
+    """A command that moved the machine is at its end. `found`: the positions that a scan met; `place`: what `Where`
+    has asked for."""
 
     serial: int
     status: Status
     found: tuple[int, ...] = ()
+    place: Place | None = None
 
 
 class Snapshot(NamedTuple):
@@ -245,6 +264,8 @@ class Step(NamedTuple):
     over: bool = False
     vcpu: tuple[int, int] | None = None
     """(domain, vCPU) whose instructions count; None: any."""
+    end: int = 0
+    """In the past: the position where what is known ends. A machine that only waits gets there by a step."""
 
 
 class Travel(NamedTuple):
@@ -275,6 +296,12 @@ class Scan(NamedTuple):
     until: Any = None
     breakpoints: bool = False
     register: tuple[int, int, str] | None = None
+
+
+class Where(NamedTuple):
+    """Move nowhere, and say what instruction comes next (`Done.place`)."""
+
+    serial: int
 
 
 class Act(NamedTuple):

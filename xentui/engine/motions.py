@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xentui.engine import messages as msg
+from xentui.engine import stepping
 from xentui.engine.clock import FastClock
 from xentui.engine.conditions import BreakpointError
 from xentui.engine.machine import Stop
@@ -64,6 +65,7 @@ class Mover:
         """Those of the user, by number; they hold while the machine runs or is stepped."""
         self.found: list[int] = []
         """What a scan has met."""
+        self.place: msg.Place | None = None
         self._count = 0  # instructions stepped
         self._begun = False  # a first burst was
         self._value: int | None = None  # of the register that is looked at
@@ -76,6 +78,7 @@ class Mover:
             msg.Travel: self._travel,
             msg.Reach: self._reach,
             msg.Scan: self._scan,
+            msg.Where: self._where,
         }
         self.freeze()
 
@@ -83,7 +86,7 @@ class Mover:
 
     def begin(self, motion: Any) -> Over | None:
         """Begin a motion. Over at once where its condition cannot be."""
-        self.motion, self.found, self._count, self._begun = motion, [], 0, False
+        self.motion, self.found, self.place, self._count, self._begun = motion, [], None, 0, False
         self.reset()
         if isinstance(self.machine.clock, FastClock) and isinstance(motion, msg.Run):
             self.machine.clock.thaw()
@@ -91,7 +94,7 @@ class Mover:
             if isinstance(motion, msg.Run):
                 self._set(self.breakpoints, motion.until)
             elif isinstance(motion, msg.Step):
-                self._set(self.breakpoints, self._behind_current() if motion.over else None)
+                self._set(self.breakpoints, stepping.point_behind(self.machine) if motion.over else None)
             elif isinstance(motion, msg.Scan):
                 until = motion.until
                 points = self.breakpoints if motion.breakpoints else []
@@ -168,12 +171,6 @@ class Mover:
         points = vars(self.machine).get("breakpoints")
         if points is not None and any(number == _UNTIL for number, _, _ in points):
             points.replace([(number, point) for number, point, _ in points if number != _UNTIL])
-
-    def _behind_current(self) -> Breakpoint | None:
-        """Where to stop if the current instruction calls something."""
-        from xentui.engine.stepping import point_behind
-
-        return point_behind(self.machine)
 
     def _stopped(self) -> Over:
         """A breakpoint was hit."""
@@ -268,7 +265,7 @@ class Mover:
             stopped = self.machine.stopped
             if stopped is not None and stopped.number == _UNTIL:
                 return over(Stop.STEP)
-            return self._stopped() if stop == Stop.BREAKPOINT else over(stop)
+            return self._stopped() if stop == Stop.BREAKPOINT else self._stuck(stop, motion)
         for _ in self._rounds():
             if self._count >= motion.instructions:
                 return over(Stop.STEP)
@@ -278,9 +275,19 @@ class Mover:
             if stop == Stop.BREAKPOINT:
                 return self._stopped()
             if stop not in (Stop.STEP, Stop.ASKED):
-                return over(stop)
+                return self._stuck(stop, motion)
             self._count += stop == Stop.STEP
         return None
+
+    def _stuck(self, stop: str, motion: msg.Step) -> Over:
+        """No instruction is left to be executed. If the machine waited in vain then, that time passes again."""
+        if stop == Stop.STARVED and self.machine.position < motion.end:
+            self.machine.run(until_position=motion.end)
+        return over(stop)
+
+    def _where(self, _motion: msg.Where) -> Over:
+        self.place = stepping.place(self.machine)
+        return over(Stop.STEP)
 
     def _vcpu(self, which: tuple[int, int] | None) -> Vcpu | None:
         """The vCPU whose instructions count; None for any, and for one that is not there (any more)."""

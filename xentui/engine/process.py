@@ -29,6 +29,7 @@ from xentui.engine.questions import Questions
 from xentui.engine.record_window import RecordWindow
 from xentui.engine.setup import Setup
 from xentui.engine.timeline import Branch, Fork, Kept, Timeline
+from xentui.engine.turns import Turns
 from xentui.engine.views import Query, ViewError
 from xentui.engine.wire import Channel
 
@@ -79,6 +80,10 @@ class Engine:
         self._plan: Plan | None = None
         self._then: Callable[[], None] | None = None
         self._after: list[Callable[[], None]] = []
+        self._turns = Turns()
+        self._stepping = 0  # the serial of the last step
+        self._home: int | None = None  # where to stand again if looking into the past is given up
+        self._looks_back = False
         self._started = False
         self._run_again = False
         self._parked: Kept | None = None
@@ -248,9 +253,12 @@ class Engine:
         if done.serial == self._parking:
             self._parking = 0
             self._parked = self._keep(done.status, self.processes.put_to_sleep())
+            if self._looks_back and self._home is None:
+                self._home = done.status.position
         if self._plan is None:
             self._hit(done.status.breakpoint)
             self._news(done.status)
+            self._next_turn()
         elif done.serial == self._serial:
             self._continue(done)
 
@@ -271,8 +279,12 @@ class Engine:
         assert plan is not None
         if self._after and done is not None:
             plan.close()
-            self._end_plan(done.status, "")
-            return
+            if self._home is None:
+                self._end_plan(done.status, "")
+                return
+            home, self._home, self._looks_back, self._after = self._home, None, False, []
+            self._plan, done = travel.to_position(self, home), None
+            plan = self._plan
         try:
             command = plan.send(done) if done is not None else next(plan)
         except StopIteration as end:
@@ -282,15 +294,26 @@ class Engine:
 
     def _end_plan(self, status: Status, notice: str) -> None:
         self._plan = None
-        if self.active is None and not self._after:
-            self.wake_before(status.position)
         if notice:
             self._events.append(msg.Notice(notice))
         self._news(status)
         after, self._after = self._after or [then for then in (self._then,) if then], []
-        self._then = None
+        self._then, self._home, self._looks_back = None, None, False
         for request in after:
             request()
+        self._next_turn()
+        if self.active is None and self._plan is None and self.timeline.usable():
+            self.wake_before(status.position)
+
+    def _next_turn(self) -> None:
+        """Do what has waited for the machine to be where it now is."""
+        while self._turns and not self._on_the_way:
+            self._turns.next()
+
+    @property
+    def _on_the_way(self) -> bool:
+        """Will the machine, by what was asked of it, soon stand somewhere else?"""
+        return self._plan is not None or self._finished < self._stepping
 
     def _command(self, command: Command) -> None:
         """Send a command that moves the machine to the active process."""
@@ -314,7 +337,8 @@ class Engine:
         new = self.failure is None
         self.failure = failed
         self.processes.discard()
-        self._plan, self._after, self._parking = None, [], 0
+        self._plan, self._after, self._parking, self._home, self._looks_back = None, [], 0, None, False
+        self._turns.clear()
         self._finished = self._serial
         self._events += self._questions.fail()
         self.status = self.status._replace(running=False, travelling=False, failed=True, why=failed.text)
@@ -332,17 +356,31 @@ class Engine:
         if not self._parking and self.active is not None:
             self.active.send(msg.Pause())
 
-    def _move(self, command: Command) -> None:
-        def request() -> None:
+    def _in_turn(self, request: Callable[[int], None], count: int = 1, kind: str = "") -> None:
+        """Do it now, or, on the way to another moment, there: what is asked for depends on where the machine stands."""
+        if self._turns or self._on_the_way:
+            self._turns.add(request, count, kind)
+        else:
+            request(count)
+
+    def _move(
+        self, command: Callable[[int], Command], count: int = 1, kind: str = "", soon_over: bool = True
+    ) -> None:
+        """Begin a motion in its turn; `command` makes the message from a count and a serial. `soon_over`: what comes
+        after it waits for its end, instead of ending it."""
+
+        def request(count: int) -> None:
             if not self._has_process():
                 return
             if self.active is None:
                 self.wake_before(self.status.position)
             if not self.exact and not self.status.live:
                 self._leave_history()
-            self._command(command)
+            self._command(command(count))
+            if soon_over:
+                self._stepping = self._serial
 
-        self._request(request)
+        self._in_turn(request, count, kind)
 
     def _leave_history(self) -> None:
         """What runs on from the past in the fast pace is not what was: a new branch."""
@@ -361,15 +399,28 @@ class Engine:
                 self._continue(None)
 
         self._after.clear()
+        self._turns.clear()
+        self._home, self._looks_back = None, False
         self._request(request)
+
+    def _look_back(self, plan: Callable[[int], Plan], count: int = 1, kind: str = "") -> None:
+        """Follow a plan that leads back from where the machine stands, in its turn. If it is given up, stay there."""
+
+        def request(count: int) -> None:
+            if self._has_process():
+                self._plan, self._looks_back = plan(count), True
+                self._continue(None)
+
+        self._in_turn(request, count, kind)
 
     def run(self, until: Any = None) -> None:
         """Run, freely or until a condition (a breakpoint used once). In the past, what was recorded happens again."""
-        self._move(partial(msg.Run, until=until))
+        self._move(lambda _: partial(msg.Run, until=until), soon_over=False)
 
     def pause(self) -> None:
-        """Stand still."""
+        """Stand still, and forget what was to be done afterwards."""
         self._run_again = False
+        self._turns.clear()
 
         def request() -> None:
             if self.active is not None:
@@ -379,19 +430,29 @@ class Engine:
 
     def step(self, count: int = 1, vcpu: tuple[int, int] | None = None) -> None:
         """Execute instructions of the machine, or as many of one vCPU, given as (domain, vCPU)."""
-        self._move(partial(msg.Step, instructions=count, vcpu=vcpu))
+        self._move(
+            lambda count: partial(msg.Step, instructions=count, vcpu=vcpu, end=self._end_of_past), count, f"step {vcpu}"
+        )
 
     def step_over(self) -> None:
         """Execute an instruction; what it calls runs to its return."""
-        self._move(partial(msg.Step, over=True))
+        self._move(lambda _: partial(msg.Step, over=True, end=self._end_of_past))
+
+    @property
+    def _end_of_past(self) -> int:
+        return 0 if self.status.live else self.timeline.current.end_position
 
     def step_back(self, count: int = 1) -> None:
         """Go to the last instruction boundary before the present one, or the `count`th last."""
-        self._follow(lambda: travel.back_by_steps(self, count))
+        self._look_back(lambda count: travel.back_by_steps(self, count), count, "back")
+
+    def step_over_back(self) -> None:
+        """Go back by an instruction; a call that has returned to here is gone back over as a whole."""
+        self._look_back(lambda _: travel.back_over(self))
 
     def run_back(self, until: Any = None) -> None:
         """Go back to the last place where a condition held; None: to the last breakpoint."""
-        self._follow(lambda: travel.back_to(self, until))
+        self._look_back(lambda _: travel.back_to(self, until))
 
     def goto(self, position: int | None = None, time: int | None = None, record: int | None = None) -> None:
         """Go to a moment: a position (half ns), a virtual time (ns), or where a trace record has just been written."""
@@ -412,7 +473,7 @@ class Engine:
         """Go back to the last change of a value; `what` as who_wrote.plan has it."""
         from xentui.engine import who_wrote
 
-        self._follow(lambda: who_wrote.plan(self, what))
+        self._look_back(lambda _: who_wrote.plan(self, what))
 
     def switch(self, branch: int) -> None:
         """Go to the end of another branch; see `branches`."""
@@ -443,7 +504,7 @@ class Engine:
     def act(self, action: Any) -> None:
         """Do something to the machine from outside (actions.Action), now. In the past that begins a new branch."""
 
-        def request() -> None:
+        def request(_count: int) -> None:
             if not self._has_process():
                 return
             if self.active is None:
@@ -452,7 +513,7 @@ class Engine:
             assert self.active is not None
             self.active.send(msg.Act(action, self.timeline.future(position) if past else None))
 
-        self._request(request)
+        self._in_turn(request)
 
     def add_breakpoint(self, breakpoint: Any) -> int:
         """Set a breakpoint (breakpoints.Breakpoint); its number."""
@@ -518,7 +579,7 @@ class Engine:
     @property
     def standing(self) -> bool:
         """Does the machine stand still, with nothing asked of it that would move it?"""
-        return self._started and self._plan is None and self._finished >= self._serial
+        return self._started and self._plan is None and not self._turns and self._finished >= self._serial
 
     def wait(self, timeout: float | None = None) -> Status:
         """Wait until the machine stands still, or so many seconds; its status. Raises EngineError.

@@ -52,7 +52,7 @@ class Stop:
     STARVED = "starved"
     """Every domain waits for something that nothing in the machine will bring."""
     IDLE = "idle"
-    """Every vCPU is blocked until a timer (`idle_until`), and `hold_idle` is set."""
+    """Every vCPU is blocked until a timer (`idle_until`), or for good, and `hold_idle` is set."""
     BREAKPOINT = "breakpoint"
     """A breakpoint was hit: `Machine.stopped` says which."""
     STEP = "step"
@@ -88,7 +88,7 @@ class RunLoop:
         self.run_began = 0
         """The position where the last `run` or `step` began: no breakpoint on code stops it there."""
         self.hold_idle = False
-        """When every vCPU is blocked, return Stop.IDLE instead of going to the next timer at once."""
+        """When every vCPU is blocked, return Stop.IDLE instead of going to the next timer at once, or Stop.STARVED."""
         self.on_action: Callable[[int, Action], None] | None = None
         """Called with the position and the action when one is performed."""
         self.on_slice: Callable[[], None] | None = None
@@ -282,7 +282,7 @@ class RunLoop:
         until = limit if event is None else min(limit, event << 1)
         if self.scheduled:
             until = min(until, self.scheduled[0][0])
-        if until == FOREVER:
+        if until == FOREVER and not self.hold_idle:
             return Stop.STARVED
         if self.hold_idle:
             return Stop.IDLE

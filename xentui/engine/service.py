@@ -49,7 +49,7 @@ class Service:
         self._changed = True
         self._schedule(setup.actions)
         self._obey: dict[type, Callable[[Any], None]] = {
-            **dict.fromkeys((msg.Run, msg.Step, msg.Travel, msg.Reach, msg.Scan), self._start),
+            **dict.fromkeys((msg.Run, msg.Step, msg.Travel, msg.Reach, msg.Scan, msg.Where), self._start),
             msg.Pause: self._pause,
             msg.Park: self._park,
             msg.Act: self._act,
@@ -161,7 +161,7 @@ class Service:
         mover.end()
         self.stop, self.why = ended
         self._tell()
-        self.channel.send(msg.Done(motion.serial, self._status(), tuple(mover.found)))
+        self.channel.send(msg.Done(motion.serial, self._status(), tuple(mover.found), mover.place))
         self._changed = False
         if isinstance(motion, msg.Travel) and motion.keep:
             self._leave_snapshot()

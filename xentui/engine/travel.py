@@ -93,6 +93,44 @@ def back_by_steps(engine: Engine, count: int) -> Plan:
     return "this is where the machine was started" if left else ""
 
 
+def back_over(engine: Engine) -> Plan:
+    """Go back by an instruction; what has returned to here is gone back over as a whole, to what called it.
+
+    So is an instruction that repeats itself, to its first time. Where what called is not found (an interruption, a
+    function that takes its arguments off the stack) it is one instruction back.
+    """
+    if not engine.exact:
+        return NOT_EXACT
+    if engine.active is None:
+        engine.wake_before(engine.status.position)
+        yield partial(msg.Travel, position=engine.status.position)
+    here = (yield msg.Where).place
+    notice = yield from back_by_steps(engine, 1)
+    there = (yield msg.Where).place
+    if here is None or there is None or (there.domain, there.vcpu) != (here.domain, here.vcpu):
+        return notice
+    if there.repeated and here.address in (there.address, there.address + there.size):
+        from xentui.engine.who_wrote import plan
+
+        return (yield from plan(engine, ("register", here.domain, here.vcpu, "rip")))
+    if there.address + there.size != here.address and there.returns:
+        yield from _to_call(engine, here)
+    return notice
+
+
+def _to_call(engine: Engine, here: msg.Place) -> Plan:
+    """To the last of the instructions that may have called what returned to `here`: at the same depth of the stack."""
+    from xentui.engine.breakpoints import ADDRESS, Breakpoint
+
+    names = [domain.name for domain in engine.status.domains if domain.id == here.domain]
+    for address in here.calls if names else ():
+        condition = f"rsp == {here.stack:#x}"
+        notice = yield from back_to(engine, Breakpoint(ADDRESS, f"{address:#x}", names[0], here.vcpu, condition))
+        if not notice:
+            break
+    return ""
+
+
 def _boundaries_before(engine: Engine, here: int, wanted: int) -> Generator[Command, msg.Done, tuple[int, ...]]:
     """The boundaries just before a position: about as many as wanted, at least one if there is any.
 

@@ -18,6 +18,7 @@ from xentui.engine.trace import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from xentui.engine.breakpoints import Breakpoint
     from xentui.engine.process import Engine
     from xentui.engine.travel import Plan
 
@@ -28,12 +29,14 @@ _REACHES = (1 << 10, 1 << 14, 1 << 18)
 def plan(engine: Engine, what: tuple[Any, ...]) -> Plan:
     """The way to what wrote `what`:
 
-    ("pte", machine address), ("port", domain, port), ("memory", domain, vCPU, address, size), or
-    ("register", domain, vCPU, name).
+    ("pte", machine address), ("port", domain, port), ("memory", domain, vCPU, address, size),
+    ("register", domain, vCPU, name), or ("ring", machine address of a ring's pointer).
     """
     kind, *rest = what
     if kind == "pte":
-        return _to_entry(engine, *rest)
+        return _to_machine(engine, rest[0] & ~7, 8)
+    if kind == "ring":
+        return _to_machine(engine, rest[0], 4)
     if kind == "port":
         return _to_record(engine, "event port", partial(_sets_port, *rest))
     if kind == "memory":
@@ -66,11 +69,18 @@ def _to_record(engine: Engine, name: str, wanted: Callable[[Any], Any]) -> Plan:
     return travel.to_record(engine, first + found[-1])
 
 
-def _to_entry(engine: Engine, address: int) -> Plan:
-    """A page-table entry, by its machine address."""
+def _to_machine(engine: Engine, address: int, size: int) -> Plan:
+    """Machine memory: a page-table entry, a pointer of a ring."""
     from xentui.engine.breakpoints import MACHINE, WATCH, Breakpoint
 
-    return travel.back_to(engine, Breakpoint(WATCH, f"{MACHINE}{address & ~7:#x}", length=8))
+    return _last_write(engine, Breakpoint(WATCH, f"{MACHINE}{address:#x}", length=size))
+
+
+def _last_write(engine: Engine, watched: Breakpoint) -> Plan:
+    notice = yield from travel.back_to(engine, watched)
+    if notice in ("", travel.NOT_EXACT):
+        return notice
+    return "nothing has written this since the machine was started: it was there from the beginning"
 
 
 def _to_memory(engine: Engine, domain: int, vcpu: int, address: int, size: int) -> Plan:
@@ -79,7 +89,7 @@ def _to_memory(engine: Engine, domain: int, vcpu: int, address: int, size: int) 
     names = [known.name for known in engine.status.domains if known.id == domain]
     if not names:
         return _nowhere(f"there is no domain {domain}")
-    return travel.back_to(engine, Breakpoint(WATCH, f"{address:#x}", names[0], vcpu, length=size))
+    return _last_write(engine, Breakpoint(WATCH, f"{address:#x}", names[0], vcpu, length=size))
 
 
 def _to_register(engine: Engine, domain: int, vcpu: int, name: str) -> Plan:

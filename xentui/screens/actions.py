@@ -78,6 +78,7 @@ TABLE: tuple[Command, ...] = (
     Command("warp", _keys("I"), RUN, "skip idle time, or let it pass as on the wall clock"),
     Command("inject", _keys("i"), MACHINE, "break something", "", "[AT:]FAULT", True),
     Command("type", _keys("t"), CONSOLE, "type into a domain's console", "", "[DOMAIN]"),
+    Command("resize", (), CONSOLE, "give the domain's terminal another size", "", "COLUMNSxROWS|fit"),
     Command("create", (), MACHINE, "create a domain", "", "GUEST"),
     Command("pause-domain", (), MACHINE, "pause a domain", "", "[DOMAIN]"),
     Command("unpause-domain", (), MACHINE, "let a paused domain go on", "", "[DOMAIN]"),

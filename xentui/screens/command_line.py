@@ -1,4 +1,5 @@
-"""The line in which `:` commands and `/` filters are typed, with completion."""
+"""The line in which `:` commands and `/` filters are typed, with completion. It lies over the last line of the screen:
+nothing else moves when it opens."""
 
 from __future__ import annotations
 
@@ -77,7 +78,7 @@ class CommandLine(Horizontal):
     """Hidden until it is opened; `Done` brings what was typed, or that it was given up."""
 
     DEFAULT_CSS = """
-    CommandLine { height: 1; background: $surface; }
+    CommandLine { height: 1; dock: bottom; layer: line; background: $surface; }
     CommandLine Label { width: auto; color: $accent; text-style: bold; padding: 0 0 0 1; }
     CommandLine Input { width: 1fr; background: $surface; border: none; padding: 0; }
     CommandLine Input:focus { background: $surface; }

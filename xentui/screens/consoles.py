@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.strip import Strip
 
 from xentui.screens.rows import RowPane
-from xentui.screens.terminal import BACKGROUND, FOREGROUND, Terminal
+from xentui.screens.themes import TERMINAL_BACKGROUND, TERMINAL_FOREGROUND
 from xentui.screens.words import plain
 
 if TYPE_CHECKING:
@@ -25,15 +25,23 @@ LOG = 0
 """The hypervisor's log stands where a domain's number would."""
 FEED_SECONDS = 0.03
 """Host time a refresh that a terminal may take for what a guest has printed; the rest waits for the next."""
+HIDDEN_SECONDS = 0.01
+"""The same for all terminals together that are not seen."""
+LATE_SECONDS = 2
+"""A question of a guest that the console finds no sooner than after so many host seconds is not answered any more: the
+answer would be taken for something typed."""
 FEED_BYTES = 2048
 LEAVE_KEYS = ("ctrl+right_square_bracket", "ctrl+]", "f12")
-_EMPTY = Style(color=FOREGROUND, bgcolor=BACKGROUND)
+_EMPTY = Style(color=TERMINAL_FOREGROUND, bgcolor=TERMINAL_BACKGROUND)
 
 
 class Screen:
     """A terminal, and how much of what was printed it has been fed."""
 
     def __init__(self) -> None:
+        from xentui.screens.terminal import Terminal  # it takes its time to import: the screen is there before
+
+        self._new = Terminal
         self.terminal = Terminal()
         self.fed = 0
         self.answered = 0
@@ -41,16 +49,25 @@ class Screen:
         self.branch = 0
         self.time = 0
         self.waiting = b""
+        self.seen_at = 0.0
+
+    def is_behind(self, written: int, status: Any) -> bool:
+        """Is there anything to take, of so many bytes that were printed until now?"""
+        return written != self.fed + len(self.waiting) or status.branch != self.branch
 
     def take(self, printed: bytes, status: Any) -> None:
         """What is to be shown: all that was printed until now. Going back begins anew."""
         back = status.time < self.time and len(printed) < self.fed
         if back or status.branch != self.branch or len(printed) < self.fed:
-            self.terminal, self.fed = Terminal(self.terminal.width, self.terminal.height), 0
+            self.terminal, self.fed = self._new(self.terminal.width, self.terminal.height), 0
             if status.branch != self.branch:
                 self.answered = min(self.answered, len(printed))
         self.branch, self.time = status.branch, status.time
         self.waiting = printed[self.fed :]
+        now, before = time.monotonic(), self.seen_at
+        self.seen_at = now
+        if before and now - before > LATE_SECONDS:
+            self.answered = max(self.answered, len(printed))
 
     def feed(self, deadline: float, live: bool) -> bytes:
         """Feed what waits until a host time; the answers to what the guest has asked."""
@@ -71,9 +88,12 @@ class Consoles(RowPane):
 
     TITLE = "Consoles"
     HELP = """
-Each domain's **console**: a real terminal (cursor, colours, alternate screen) of 80 columns and 24 rows on the domain's
-console ring, a page of memory that it shares with domain 0 (the rings of section 3.2 of the paper). The tab *Xen* is
-the hypervisor's own log, what `xl dmesg` shows.
+Each domain's **console**: a real terminal (cursor, colours, alternate screen) on the domain's console ring, a page of
+memory that it shares with domain 0 (the rings of section 3.2 of the paper). The tab *Xen* is the hypervisor's own log,
+what `xl dmesg` shows.
+
+A terminal has 80 columns and 24 rows; `:resize 100x30` gives it others, `:resize fit` those of the pane. A PV console
+cannot tell that to its guest: there `stty cols 100 rows 30` (or `resize`, which asks the terminal) does.
 
 `enter` or `t` gives the keyboard to the domain; **`ctrl+]` or `F12`** takes it back. `←` and `→` change the tab, `PgUp`
 and `PgDn` scroll back, `y` copies what is seen (or what was selected with the mouse). Pasting works while you type.
@@ -104,7 +124,7 @@ history; the old one stays.
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(**keywords)
-        self.screens: dict[int, Screen] = {LOG: Screen()}
+        self.screens: dict[int, Screen] = {}
         self.names: dict[int, str] = {LOG: "Xen"}
         self.chosen = LOG
         self.typing = False
@@ -136,16 +156,32 @@ history; the old one stays.
             self._follow(self.app.chosen_domain)
         if self.chosen not in self.names:
             self._choose(next(iter(domains), LOG))
-        screen = self.screens.setdefault(self.chosen, Screen())
-        screen.take(self._text(self.chosen, status), status)
-        said = screen.feed(time.monotonic() + FEED_SECONDS, status.live and self.chosen != LOG)
-        if said:
-            self._send(said)
-        if screen.waiting:
-            self.app.feed.changed = True
+        self._feed(self.chosen, status, time.monotonic() + FEED_SECONDS)
+        deadline = time.monotonic() + HIDDEN_SECONDS
+        for number in domains:
+            if number != self.chosen:  # its guest may ask something, too
+                self._feed(number, status, deadline)
         self._seen[self.chosen] = self._printed.get(self.chosen, 0)
         self._subtitle(status)
         self.repaint()
+
+    def _feed(self, number: int, status: Any, deadline: float) -> None:
+        """Let a terminal obey what was printed, until a host time, and answer what it was asked."""
+        screen = self._screen(number)
+        if number == LOG or screen.is_behind(self._printed.get(number, -1), status):
+            screen.take(self._text(number, status), status)
+        said = screen.feed(deadline, status.live and number != LOG)
+        if said:
+            acted = self.app.acted
+            self._send(said, number)
+            self.app.acted = acted  # that was not the user
+        if screen.waiting:
+            self.app.feed.changed = True
+
+    def _screen(self, number: int) -> Screen:
+        if number not in self.screens:
+            self.screens[number] = Screen()
+        return self.screens[number]
 
     def _text(self, number: int, status: Any) -> bytes:
         if number == LOG:
@@ -220,16 +256,23 @@ history; the old one stays.
             event.stop()
             self._send(self.screens[self.chosen].terminal.paste(event.text))
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, number: int | None = None) -> None:
         names = {domain.id: domain.name for domain in self._status.domains} if self._status else {}
-        if data and self.chosen in names:
-            name = names[self.chosen]
+        name = names.get(self.chosen if number is None else number)
+        if data and name is not None:
             self.app.attempt(lambda: self.app.control.act("type", name, data))
 
     def action_type(self) -> None:
         """Type into the domain whose tab is chosen."""
         if self.chosen != LOG:
             self.begin_typing(self.names[self.chosen])
+
+    def resize(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """Give the chosen terminal a size (None: what the pane has room for); the size."""
+        width, height = size or (self.size.width, self._height)
+        self._screen(self.chosen).terminal.resize(width, height)
+        self.repaint()
+        return width, height
 
     # --- moving about ------------------------------------------------------------------------------------------------
 
@@ -341,6 +384,6 @@ history; the old one stays.
     def _with_cursor(self, strip: Strip, x: int) -> Strip:
         """The row with the cursor on it: filled while typing, underlined otherwise."""
         strip = strip.adjust_cell_length(max(strip.cell_length, x + 1), _EMPTY)
-        mark = Style(color=BACKGROUND, bgcolor="#ffa94d") if self.typing else Style(underline=True)
+        mark = Style(color=TERMINAL_BACKGROUND, bgcolor="#ffa94d") if self.typing else Style(underline=True)
         before, at, after = strip.crop(0, x), strip.crop(x, x + 1), strip.crop(x + 1)
         return Strip.join([before, Strip([Segment(at.text, _EMPTY + mark)]), after])

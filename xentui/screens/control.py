@@ -46,43 +46,30 @@ class Control:
     def do_run(self, argument: str) -> None:
         if argument:
             self.engine.run(conditions.condition(argument))
-        elif self.status.running:
+        elif self.status.running or getattr(self.status, "travelling", False):
             self.engine.pause()
         else:
             self.engine.run()
 
     def do_run_back(self, argument: str) -> None:
-        points = [conditions.condition(argument)] if argument else list(self.engine.breakpoints.values())
-        if len(points) != 1:
-            raise CommandError(
-                "several breakpoints are set: say to which, :run-back CONDITION"
-                if points
-                else "no breakpoint is set to run back to: b sets one, home goes to the start"
-            )
-        self.engine.run_back(points[0])
+        if not argument and not self.engine.breakpoints:
+            raise CommandError("no breakpoint is set to run back to: b sets one, home goes to the start")
+        self.engine.run_back(conditions.condition(argument) if argument else None)
 
     def do_pause(self, argument: str) -> None:
         self.engine.pause()
 
     def do_step(self, argument: str) -> None:
-        self._paused_first()
         self.engine.step(_number(argument, 1))
 
     def do_step_back(self, argument: str) -> None:
-        self._paused_first()
         self.engine.step_back(_number(argument, 1))
 
     def do_over(self, argument: str) -> None:
-        self._paused_first()
         self.engine.step_over()
 
     def do_over_back(self, argument: str) -> None:
-        self._paused_first()
-        getattr(self.engine, "step_over_back", self.engine.step_back)()
-
-    def _paused_first(self) -> None:
-        if self.status.running:
-            self.engine.pause()
+        self.engine.step_over_back()
 
     def _to(self, kind: str, argument: str, back: bool) -> None:
         wanted = conditions.condition(f"{kind} {argument}")
@@ -213,6 +200,18 @@ class Control:
         self.warped = not self.warped
         self.engine.set_warp(self.warped)
         self.app.tell("idle time is skipped" if self.warped else "idle time passes as on the wall clock")
+
+    # --- terminals ---------------------------------------------------------------------------------------------------
+
+    def do_resize(self, argument: str) -> None:
+        pane: Any = self.app.main.grid.pane("consoles")
+        match = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", argument)
+        if pane is None:
+            raise CommandError("no console is open: 2 opens them")
+        if argument != "fit" and (not match or not 2 <= int(match[1]) <= 500 or not 2 <= int(match[2]) <= 200):
+            raise CommandError(f"{argument!r} is no size: COLUMNSxROWS, up to 500x200, or fit")
+        width, height = pane.resize((int(match[1]), int(match[2])) if match else None)
+        self.app.tell(f"the terminal has {width}x{height} now; in the guest: stty cols {width} rows {height}")
 
     # --- the machine from outside ------------------------------------------------------------------------------------
 

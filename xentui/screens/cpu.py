@@ -35,7 +35,8 @@ only the hypervisor knows which is which.) The ring shown beside each selector s
 * Before RIP the code is a guess: x86 cannot be decoded backwards.
 
 Keys: **↑ ↓** move in the code · **.** to RIP · **b** breakpoint on the line · **Enter** run to the line · **a** code
-at… · **A** memory at… · **k** stack or memory · **o** who wrote this · **d v** another domain, vCPU · **f** follow
+at… · **A** memory at… · **k** stack or memory · **o** who wrote a register, or memory · **d v** another domain,
+vCPU · **f** follow
 """
     BINDINGS: ClassVar = [
         Binding("up", "move(-1)", "Line up", show=False),
@@ -68,6 +69,10 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         self._place: tuple[Any, ...] = ()
         self._now: dict[str, Any] | None = None
         self._before: dict[str, Any] | None = None
+        self._wondered = ""
+        """What was last asked of, who wrote it."""
+        self._wanted = False
+        """The dump that comes is of memory whose writer is wanted."""
         self._bytes: dict[int, bytes | None] = {}
         self._old_bytes: dict[int, bytes | None] = {}
 
@@ -116,6 +121,12 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
             self._place, self._now = place, now
             dump = answers.get("cpu.memory")
             self._bytes = dict(dump["rows"]) if isinstance(dump, dict) else {}
+            if self._wanted and self.dump_at == self._wondered:
+                self._wanted = False
+                if isinstance(dump, dict):
+                    self.dump_at = f"{dump['address']:#x}"
+                    who = (now["domain"], now["vcpu"])
+                    self.post_message(self.WhoWrote(("memory", *who, dump["address"], now["width"] // 8)))
         super().show(answers, status)
 
     # --- drawing ----------------------------------------------------------------------------------------------------
@@ -358,14 +369,28 @@ at… · **A** memory at… · **k** stack or memory · **o** who wrote this · 
         self.touch()
 
     def action_who_wrote(self) -> None:
-        """Go to what wrote the first word of the dump (or of the stack)."""
+        """Go to what wrote a register, or a word of memory."""
+        if self._now is not None:
+            first = self._wondered or next(iter(self._now["registers"]))
+            known = list(self._now["registers"])
+            question = "Who wrote…? A register; or a word of memory by its address (rsp + 8, a symbol, 0x…)"
+            self.app.push_screen(Prompt(question, first, known, self._no_address), self._ask_who_wrote)
+
+    @staticmethod
+    def _no_address(text: str) -> str:
+        return "" if text.strip() else "a register or an address"
+
+    def _ask_who_wrote(self, text: str | None) -> None:
         who = self.who()
-        rows = self.answer("cpu.stack") if self.side == "stack" else None
-        dump = self.answer("cpu.memory")
-        if who is None or (rows is None and dump is None):
+        if not text or who is None or self._now is None:
             return
-        address = rows[0]["address"] if rows else dump["address"]
-        self.post_message(self.WhoWrote(("memory", *who, address, self._digits() // 2)))
+        self._wondered = text.strip()
+        self.domain, self.vcpu = who  # whoever runs there, this vCPU stays in view
+        if self._wondered.lower() in self._now["registers"]:
+            self.post_message(self.WhoWrote(("register", *who, self._wondered.lower())))
+        else:  # an expression counts by the registers of now, not of then
+            self._wanted = True
+            self._show_memory(self._wondered)
 
     def action_domain(self, step: int) -> None:
         """Another domain."""

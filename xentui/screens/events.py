@@ -268,7 +268,8 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         self.act("unmask", self.whose(), self.port)
 
     def action_who_wrote(self) -> None:
-        """Go to what made the port pending."""
+        """Go to what made the port pending; whoever runs there, this port stays in view."""
+        self.domain = self.whose()
         self.post_message(self.WhoWrote(("port", self.whose(), self.port)))
 
     def action_goto(self) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.widgets import Markdown, Static
+from textual.widgets import Static
 
 from xentui.screens import catalogue, layout
 from xentui.screens.pane import Pane
@@ -73,6 +73,8 @@ Demonstrations are Markdown files; docs/demonstrations.md says how to write one.
         yield Static(id="guide-head")
         yield Static(id="guide-notice")
         with VerticalScroll(can_focus=False):
+            from textual.widgets import Markdown  # it takes its time to import, and the first screen needs none
+
             yield Markdown()
         yield Static(id="guide-keys")
 
@@ -109,7 +111,8 @@ Demonstrations are Markdown files; docs/demonstrations.md says how to write one.
         notice.display = bool(told)
         notice.update(_inline(told))
         if state[:2] != self._shown[:2]:
-            self.query_one(Markdown).update(step.text if step is not None else tour.demonstration.introduction)
+            text: Any = self.query_one("Markdown")
+            text.update(step.text if step is not None else tour.demonstration.introduction)
             self.query_one(VerticalScroll).scroll_home(animate=False)
         self._shown = state
 

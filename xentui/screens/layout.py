@@ -41,14 +41,16 @@ def above(*parts: tuple[Tree, float]) -> Split:
     return Split(False, tuple(part for part, _ in parts), tuple(weight for _, weight in parts))
 
 
-WIDE: Tree = beside(
-    (above(("domains", 7), ("trace", 37), ("scheduler", 13)), 104),
-    (above(("consoles", 27), (beside(("crossings", 1), ("events", 1)), 30)), 96),
+_PANES: Tree = beside(
+    (above(("domains", 7), ("trace", 35), ("scheduler", 13)), 104),
+    (above(("consoles", 26), (beside(("crossings", 1), ("events", 1)), 29)), 96),
 )
+WIDE: Tree = above((_PANES, 55), ("timeline", 3))
 MEDIUM: Tree = above(
     ("domains", 5),
     (beside(("consoles", 80), ("crossings", 39)), 19),
-    ("trace", 14),
+    ("trace", 11),
+    ("timeline", 3),
 )
 NARROW: Tree = above(("domains", 4), ("consoles", 9), ("trace", 9))
 

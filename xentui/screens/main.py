@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 NARROW = 100
 """Columns below which a pane gets the class `-narrow`."""
+LEISURE = 2.0
+"""Host seconds after which the start is over."""
 
 
 class MainScreen(Screen[None], inherit_bindings=False):
     """Panes by the layout that is remembered for windows of this size, or the one given at first."""
 
     DEFAULT_CSS = """
-    MainScreen { background: $background; layers: base; }
+    MainScreen { background: $background; layers: base line; }
     MainScreen.-present StatusBar { display: none; }
     MainScreen.-present Caption { display: block; }
     MainScreen.-present.-led Caption { height: 1; }
@@ -52,6 +54,14 @@ class MainScreen(Screen[None], inherit_bindings=False):
         yield self.grid
         yield self.line
         yield self.bar
+
+    def on_mount(self) -> None:
+        """What the first screen does not need is imported once that is there."""
+        self.set_timer(LEISURE, self._import_help)
+
+    @staticmethod
+    def _import_help() -> None:
+        from textual.widgets import Markdown  # noqa: F401
 
     # --- layout ------------------------------------------------------------------------------------------------------
 

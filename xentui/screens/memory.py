@@ -303,6 +303,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
             walk = self.answer("memory.walk")
             at = walk["steps"][min(self.line, len(walk["steps"]) - 1)]["at"] if walk and walk["steps"] else None
         if at is not None:
+            self.domain, self.vcpu = self.who() or (self.domain, self.vcpu)  # whoever runs there, it stays in view
             self.post_message(self.WhoWrote(("pte", at)))
 
     def action_audit(self) -> None:

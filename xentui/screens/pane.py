@@ -37,7 +37,7 @@ class Pane(Widget, can_focus=True):
     @dataclass
     class WhoWrote(Message):
         """Go to what wrote a value: ("pte", machine address), ("port", domain, port), ("memory", domain, vcpu,
-        address, size), ("register", domain, vcpu, name), ("ring", domain, page, ring): who moved its producer."""
+        address, size), ("register", domain, vcpu, name), ("ring", machine address of a ring's pointer)."""
 
         what: tuple[Any, ...]
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from textual.binding import Binding
 
 from xentui.engine.views import Query
+from xentui.screens.dialogs import Choice
 from xentui.screens.prompt import Prompt
 from xentui.screens.ring_drawing import bar, circle, legend
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, wrapped
@@ -38,7 +39,7 @@ be answered in another order.
   side; they are shown as the ring's event thresholds tell them.
 * The guest owns the page and may write nonsense: then the back end leaves the ring alone until it makes sense again.
 
-Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** who moved the producer · **f** follow
+Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** who moved a pointer · **f** follow
 """
     BINDINGS: ClassVar = [
         Binding("left_square_bracket", "ring(-1)", "Ring before", show=False),
@@ -162,10 +163,22 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         self.app.push_screen(Prompt(question, str(self.entry), check=check), take)
 
     def action_who_wrote(self) -> None:
-        """Go to what moved the producer last."""
+        """Go to what moved one of the pointers last."""
         found = self.answer("rings.ring")
-        if found is not None:
-            self.post_message(self.WhoWrote(("ring", found["domain"], found["name"], found["rings"][0]["name"])))
+        if found is None:
+            return
+        options = []
+        for part in found["rings"]:
+            for (name, index, who), place in zip(part["pointers"], part["places"], strict=True):
+                if place >= 0:
+                    options.append((str(place), str(len(options) + 1), f"{part['name']}: {name} {index} ({who})"))
+
+        def go(place: str | None) -> None:
+            if place is not None:
+                self.domain = found["domain"]  # whoever runs there, this ring stays in view
+                self.post_message(self.WhoWrote(("ring", int(place))))
+
+        self.app.push_screen(Choice("Who moved which pointer?", options), go)
 
 
 def _messages(part: dict[str, Any], width: int, rows: int) -> list[Line]:

@@ -17,6 +17,8 @@ from bittty.present import RowsScrolledOff, ScrollbackCleared
 from rich.cells import cell_len
 from rich.style import Style
 
+from xentui.screens.themes import TERMINAL_BACKGROUND as BACKGROUND
+from xentui.screens.themes import TERMINAL_FOREGROUND as FOREGROUND
 from xentui.screens.words import plain
 
 WIDTH, HEIGHT = 80, 24
@@ -42,7 +44,6 @@ _PALETTE = (
     *("#66717d", "#ff8f80", "#b4e08f", "#ffd47a", "#8cc4ff", "#dcb0f5", "#86e0e4", "#ffffff"),
 )
 """The sixteen colours, all to be read on black."""
-BACKGROUND, FOREGROUND = "#080b0f", "#d4dbe2"
 _BASE = Style(color=FOREGROUND, bgcolor=BACKGROUND)
 
 
@@ -73,7 +74,7 @@ class _Answers:
 
 
 class Terminal:
-    """A terminal of a fixed size."""
+    """A terminal whose size the user alone changes."""
 
     keeps_scrollback = True
 
@@ -108,6 +109,11 @@ class Terminal:
             self.history.extend(_runs(line.cells) for line in event.lines)
         elif isinstance(event, ScrollbackCleared):
             self.history.clear()
+
+    def resize(self, width: int, height: int) -> None:
+        """Another size. A PV console has no way to tell the guest, which may ask by the cursor's position."""
+        self.width, self.height = width, height
+        self._board.resize(width, height)
 
     def take_answers(self) -> bytes:
         """What the terminal answered to the guest's questions since the last time."""

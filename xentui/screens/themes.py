@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from textual.theme import Theme
 
+TERMINAL_BACKGROUND, TERMINAL_FOREGROUND = "#080b0f", "#d4dbe2"
+"""Of the guests' terminals, in every theme: guests choose their colours for a dark one."""
+
 DARK = Theme(
     name="xentui-dark",
     primary="#5aa9ff",

@@ -69,7 +69,8 @@ def rings(machine: Machine, domain: int) -> list[dict[str, Any]]:
 def ring(machine: Machine, domain: int, name: str = "console", reference: int = 0, entry: int = 112) -> dict[str, Any]:
     """A page's rings: {name, mfn, rings, messages}.
 
-    A ring: {name, size, unit, pointers: [(name, index, who moves it)], waiting, data}. `entry` is the size in bytes of
+    A ring: {name, size, unit, pointers: [(name, index, who moves it)], places, waiting, data}; `places` are the machine
+    addresses of the pointers, -1 for one that is not in the page. `entry` is the size in bytes of
     a slot of a granted ring (112: a block request of 64-bit guests).
     """
     found = domain_of(machine, domain)
@@ -78,7 +79,7 @@ def ring(machine: Machine, domain: int, name: str = "console", reference: int = 
         if mfn < 0:
             raise ViewError(f"{found.name} has no {name} page")
         page = bytes(machine.hv.ram[mfn << 12 : (mfn + 1) << 12])
-        parts = [_byte_ring(page, *part) for part in _PAGES[name]]
+        parts = [_byte_ring(page, mfn << 12, *part) for part in _PAGES[name]]
         for part in parts:
             part["messages"] = _lines(part) if name == "console" else _messages(part)
         return {"domain": domain, "name": name, "mfn": mfn, "rings": parts, "shape": "two rings of bytes"}
@@ -88,7 +89,7 @@ def ring(machine: Machine, domain: int, name: str = "console", reference: int = 
 
 
 def _byte_ring(
-    page: bytes, name: str, producer: str, consumer: str, at: int, size: int, indices: int
+    page: bytes, base: int, name: str, producer: str, consumer: str, at: int, size: int, indices: int
 ) -> dict[str, Any]:
     taken, put = _INDICES.unpack_from(page, indices)
     return {
@@ -96,6 +97,7 @@ def _byte_ring(
         "size": size,
         "unit": "bytes",
         "pointers": [("producer", put, producer), ("consumer", taken, consumer)],
+        "places": [base + indices + 4, base + indices],
         "waiting": put - taken & _MASK32,
         "sane": put - taken & _MASK32 <= size,
         "data": page[at : at + size],
@@ -167,6 +169,7 @@ def _granted(machine: Machine, domain: Domain, reference: int, entry: int) -> di
         "size": size,
         "unit": "slots",
         "pointers": pointers,
+        "places": [mfn << 12, -1, (mfn << 12) + 8, -1],
         "waiting": request - taken & _MASK32,
         "sane": max(request - answered & _MASK32, response - answered & _MASK32) <= size,
         "data": b"",
