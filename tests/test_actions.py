@@ -112,6 +112,29 @@ def test_an_action_comes_after_what_is_due(ahead: int) -> None:
     assert outcomes[0] == outcomes[1]
 
 
+def test_an_action_comes_behind_the_choice_that_nobody_can_run() -> None:
+    """Both domains wait for their consoles; who blocked last must not be taken for still running."""
+    log: list[tuple[int, Action]] = []
+
+    def by_hand(machine: Machine, until: int) -> None:
+        machine.on_action = lambda position, action: log.append((position, action))
+        machine.hold_idle = True
+        assert machine.run(until) == Stop.IDLE and machine.current is not None
+        last = machine.current.domain.name
+        for name in sorted(("hello64", "hello32"), key=last.__eq__):
+            machine.apply(Action("type", name, (b"info\r",)))
+        machine.hold_idle = False
+        machine.run(until)
+
+    def again(machine: Machine, until: int) -> None:
+        for position, action in log:
+            machine.schedule(position, action)
+        machine.run(until)
+
+    outcomes = [Traced([guest("hello64"), guest("hello32")], drive, END).outcome for drive in (by_hand, again)]
+    assert outcomes[0] == outcomes[1] and len(log) == 2
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_actions_wherever_the_machine_can_stop_are_repeated(seed: int) -> None:
     """Between steps, where breakpoints on records stop it, where all is idle: often several at one position."""
