@@ -363,9 +363,7 @@ class Engine:
         else:
             request(count)
 
-    def _move(
-        self, command: Callable[[int], Command], count: int = 1, kind: str = "", soon_over: bool = True
-    ) -> None:
+    def _move(self, command: Callable[[int], Command], count: int = 1, kind: str = "", soon_over: bool = True) -> None:
         """Begin a motion in its turn; `command` makes the message from a count and a serial. `soon_over`: what comes
         after it waits for its end, instead of ending it."""
 
