@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
@@ -246,12 +247,52 @@ def test_breakpoints(drive: Callable[..., None], line: str, text: str) -> None:
         await console.press(":")
         await console.type(f"break {line}")
         await console.told(f"breakpoint 1: {text}")
+        assert console.engine.breakpoints[1].describe() == text
         await console.press("C")
-        assert console.engine.calls[-1][1].describe() == text
+        assert console.engine.calls[-1] == ("run_back", None), "to the last of any of them"
         await console.press(":")
         await console.type("delete 1")
         await console.press("B")
         await console.told("no breakpoint is set")
+
+    drive(steps)
+
+
+def test_running_back_needs_somewhere_to_go(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("C")
+        await console.told("no breakpoint is set to run back to")
+        await console.press("N")
+        assert ("step_over_back",) in console.engine.calls
+
+    drive(steps)
+
+
+def test_a_terminal_of_another_size_and_guests_that_ask(drive: Callable[..., None]) -> None:
+    """`:resize`; and a terminal that is not seen answers its guest, which the user need not know of."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        before = console.app.screen_text().splitlines()[:3]
+        await console.press(":")
+        assert console.app.screen_text().splitlines()[:3] == before, "the line moves nothing"
+        await console.type("resize 40x10")
+        await console.told("40x10")
+        pane: Any = console.app.main.grid.pane("consoles")
+        assert (pane.screens[pane.chosen].terminal.width, pane.screens[pane.chosen].terminal.height) == (40, 10)
+        await console.press(":")
+        await console.type("resize wide")
+        await console.told("is no size")
+        assert pane.chosen == 1
+        hidden = console.engine.machine.domains[1]
+        console.engine._output(hidden, b"\x1b[6n")
+        console.engine.machine.toolstack.services[hidden.id].written += 4
+        console.engine._send_status()
+        await console.until(lambda: console.engine.calls[-1][0] == "act")
+        action = console.engine.calls[-1][1]
+        assert (action.kind, action.domain) == ("type", "hello64") and action.arguments[0].endswith(b"R")
+        assert not console.app.acted
 
     drive(steps)
 

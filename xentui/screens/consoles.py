@@ -27,9 +27,9 @@ FEED_SECONDS = 0.03
 """Host time a refresh that a terminal may take for what a guest has printed; the rest waits for the next."""
 HIDDEN_SECONDS = 0.01
 """The same for all terminals together that are not seen."""
-LATE_SECONDS = 2
-"""A question of a guest that the console finds no sooner than after so many host seconds is not answered any more: the
-answer would be taken for something typed."""
+LATE = 5_000_000_000
+"""A guest's question that is so many virtual nanoseconds old (the pane was not open) is not answered any more: the answer
+would be taken for something typed."""
 FEED_BYTES = 2048
 LEAVE_KEYS = ("ctrl+right_square_bracket", "ctrl+]", "f12")
 _EMPTY = Style(color=TERMINAL_FOREGROUND, bgcolor=TERMINAL_BACKGROUND)
@@ -49,7 +49,6 @@ class Screen:
         self.branch = 0
         self.time = 0
         self.waiting = b""
-        self.seen_at = 0.0
 
     def is_behind(self, written: int, status: Any) -> bool:
         """Is there anything to take, of so many bytes that were printed until now?"""
@@ -64,10 +63,6 @@ class Screen:
                 self.answered = min(self.answered, len(printed))
         self.branch, self.time = status.branch, status.time
         self.waiting = printed[self.fed :]
-        now, before = time.monotonic(), self.seen_at
-        self.seen_at = now
-        if before and now - before > LATE_SECONDS:
-            self.answered = max(self.answered, len(printed))
 
     def feed(self, deadline: float, live: bool) -> bytes:
         """Feed what waits until a host time; the answers to what the guest has asked."""
@@ -168,8 +163,17 @@ history; the old one stays.
     def _feed(self, number: int, status: Any, deadline: float) -> None:
         """Let a terminal obey what was printed, until a host time, and answer what it was asked."""
         screen = self._screen(number)
-        if number == LOG or screen.is_behind(self._printed.get(number, -1), status):
+        width = max(2, self.size.width)
+        if number == LOG and screen.terminal.width != width:  # nobody draws on it: its lines are as long as there is room
+            del self.screens[LOG]
+            screen = self._screen(LOG)
+            screen.terminal.resize(width, screen.terminal.height)
+        written = [domain.written for domain in status.domains if domain.id == number]
+        if not written or screen.is_behind(written[0], status):  # what it said last came after it was last listed
             screen.take(self._text(number, status), status)
+            log = self.app.engine.consoles.get(number)
+            if log is not None and log.pieces and status.time - log.pieces[-1][0] > LATE:
+                screen.answered = max(screen.answered, screen.fed + len(screen.waiting))
         said = screen.feed(deadline, status.live and number != LOG)
         if said:
             acted = self.app.acted
@@ -368,7 +372,10 @@ history; the old one stays.
         terminal = screen.terminal
         kept, cursor = len(terminal.history), terminal.cursor
         rows = kept + terminal.used_rows
-        row = max(0, rows - self._height) - self.back + y - 1
+        top = max(0, rows - self._height) - self.back
+        if not self.back and cursor is not None:
+            top = min(top, kept + cursor[1])  # in a pane with less rows than the terminal the cursor stays in sight
+        row = top + y - 1
         if row >= kept + terminal.height:
             return Strip.blank(width, _EMPTY)
         runs = terminal.history[row] if row < kept else terminal.row(row - kept)

@@ -135,6 +135,8 @@ Keys: **d D** one domain, or all
         top = max((max(each.values()) for each in self._counts.values()), default=1)
         for place, domain in enumerate(domains):
             name = domain_name(domain, self.names)
+            if len(name) > lane.label - 2:
+                name = f"{name[: lane.label - 3]}…"
             lines.append([(f" {name}", f"title+{_INKS[(domain - 1) % len(_INKS)]}"), *lane.empty(len(name) + 1)])
             for way in ways[domain]:
                 lines.append(self._way(domain, way, lane, top, width))
