@@ -38,6 +38,9 @@ _COUNTED = (
 class FakeConsoleLog:
     """What a console has printed: (time, bytes)."""
 
+    start = 0
+    """Nothing is forgotten."""
+
     def __init__(self) -> None:
         self.pieces: list[tuple[int, bytes]] = []
 

@@ -44,25 +44,26 @@ class Screen:
         self._new = Terminal
         self.terminal = Terminal()
         self.fed = 0
+        """Bytes, counted from the first that was ever printed."""
         self.answered = 0
         """Up to here the guest's questions have been answered: nothing is answered twice."""
         self.branch = 0
-        self.time = 0
         self.waiting = b""
 
     def is_behind(self, written: int, status: Any) -> bool:
         """Is there anything to take, of so many bytes that were printed until now?"""
         return written != self.fed + len(self.waiting) or status.branch != self.branch
 
-    def take(self, printed: bytes, status: Any) -> None:
-        """What is to be shown: all that was printed until now. Going back begins anew."""
-        back = status.time < self.time and len(printed) < self.fed
-        if back or status.branch != self.branch or len(printed) < self.fed:
-            self.terminal, self.fed = self._new(self.terminal.width, self.terminal.height), 0
+    def take(self, printed: bytes, status: Any, start: int = 0) -> None:
+        """What is to be shown: all that was printed until now, from byte `start` on. Going back begins anew."""
+        end = start + len(printed)
+        if status.branch != self.branch or end < self.fed:
+            self.terminal, self.fed = self._new(self.terminal.width, self.terminal.height), start
             if status.branch != self.branch:
-                self.answered = min(self.answered, len(printed))
-        self.branch, self.time = status.branch, status.time
-        self.waiting = printed[self.fed :]
+                self.answered = min(self.answered, end)
+        self.branch = status.branch
+        self.fed = max(self.fed, start)  # what is no longer kept was not seen
+        self.waiting = printed[self.fed - start :]
 
     def feed(self, deadline: float, live: bool) -> bytes:
         """Feed what waits until a host time; the answers to what the guest has asked."""
@@ -164,14 +165,17 @@ history; the old one stays.
         """Let a terminal obey what was printed, until a host time, and answer what it was asked."""
         screen = self._screen(number)
         width = max(2, self.size.width)
-        if number == LOG and screen.terminal.width != width:  # nobody draws on it: its lines are as long as there is room
+        if (
+            number == LOG and screen.terminal.width != width
+        ):  # nobody draws on it: its lines are as long as there is room
             del self.screens[LOG]
             screen = self._screen(LOG)
             screen.terminal.resize(width, screen.terminal.height)
         written = [domain.written for domain in status.domains if domain.id == number]
         if not written or screen.is_behind(written[0], status):  # what it said last came after it was last listed
-            screen.take(self._text(number, status), status)
             log = self.app.engine.consoles.get(number)
+            start = log.start if log is not None and number != LOG else 0
+            screen.take(self._text(number, status), status, start)
             if log is not None and log.pieces and status.time - log.pieces[-1][0] > LATE:
                 screen.answered = max(screen.answered, screen.fed + len(screen.waiting))
         said = screen.feed(deadline, status.live and number != LOG)
