@@ -111,7 +111,7 @@ class MainScreen(Screen[None], inherit_bindings=False):
             self.grid.mount(*new)
         self.grid.apply(tree, maximised)
         pane = self.grid.pane(focus)
-        if pane is not None:
+        if pane is not None and not self.line.is_open:  # what is being typed stays where it goes
             self.set_focus(pane)
         self.app.feed.changed = True
 
