@@ -28,8 +28,8 @@ FEED_SECONDS = 0.03
 HIDDEN_SECONDS = 0.01
 """The same for all terminals together that are not seen."""
 LATE = 5_000_000_000
-"""A guest's question that is so many virtual nanoseconds old (the pane was not open) is not answered any more: the answer
-would be taken for something typed."""
+"""A guest's question that is so many virtual nanoseconds old (the pane was not open) is not answered any more: the
+answer would be taken for something typed."""
 FEED_BYTES = 2048
 LEAVE_KEYS = ("ctrl+right_square_bracket", "ctrl+]", "f12")
 _EMPTY = Style(color=TERMINAL_FOREGROUND, bgcolor=TERMINAL_BACKGROUND)
