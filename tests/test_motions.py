@@ -241,7 +241,7 @@ def test_typing_while_idle() -> None:
 
 
 def test_the_fast_pace_goes_back_to_snapshots_only() -> None:
-    with engine("bench64", cmdline="scale=5", pace="fast") as started:
+    with engine("bench64", cmdline="scale=20", pace="fast") as started:
         started.run()
         started.wait(WAIT)
         end = started.status

@@ -43,6 +43,26 @@ def test_a_recording_runs_again(xtrace: Path) -> None:
         assert started.consoles[1].text() == written
 
 
+def test_a_recording_that_is_run_stops_at_its_end(xtrace: Path) -> None:
+    """And goes on from there when it is asked to once more; whether it was busy or idle."""
+    done = record(xtrace, "hello64", "hello32", "--for", "50ms")
+    assert done.status == 3, done.errors
+    with Engine.start(setup_from_recording(str(xtrace))) as started:
+        end = started.wait(WAIT).end_position
+        assert not started.status.live
+        started.run()
+        status = started.wait(WAIT)
+        assert (status.position, status.live, status.running) == (end, True, False)
+        assert "the recording ends here" in status.why
+        started.run()
+        assert started.wait(0.05).running
+        started.goto(position=end // 2)
+        started.wait(WAIT)
+        started.set_warp(True)
+        started.run()
+        assert started.wait(WAIT).position == end
+
+
 def test_the_images_are_in_the_recording(tmp_path: Path, xtrace: Path) -> None:
     """Also a kernel that is gone meanwhile; and a domain that reboots finds it."""
     kernel = Tiny(64).say(b"once\n").shut_down(1).write(tmp_path / "again")

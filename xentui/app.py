@@ -294,7 +294,7 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def _engine_failed(self, text: str, details: str) -> None:
         self.tell(
-            f"the engine's process has ended: {text}. What is on the screen stays; :goto leads back, q leaves.",
+            f"{text}. What is on the screen stays; S, g and home lead back into the past, q leaves.",
             "error",
         )
         for line in details.splitlines():

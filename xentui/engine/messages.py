@@ -250,6 +250,8 @@ class Run(NamedTuple):
 
     serial: int
     until: Any = None
+    recorded: int = 0
+    """In a recording: the position where it ends, to stand still there; 0: nothing ends."""
 
 
 class Pause(NamedTuple):

@@ -28,6 +28,7 @@ BYTES_PER_INSTRUCTION = 4
 """Of guest code, about: what a speed in instructions a second means in virtual time."""
 STEPPED_SPEED = 1000
 """Instructions a second up to which they are executed one by one."""
+RECORDED = "the recording ends here; what runs on from here is new"
 _SHOWN = 1 / 15
 _UNTIL = 0
 """The number of the breakpoint that is set for one run."""
@@ -179,17 +180,19 @@ class Mover:
 
     # --- running -------------------------------------------------------------------------------------------------
 
-    def _run(self, _motion: msg.Run) -> Over | None:
-        if not self.pass_idle_time():
-            return None
+    def _run(self, motion: msg.Run) -> Over | None:
         machine = self.machine
+        if 0 < motion.recorded <= machine.position:
+            return Over(Stop.TIME, RECORDED)
+        if not self.pass_idle_time(motion.recorded):
+            return None
         machine.hold_idle = not self.warp
         if self.speed is not None and self.speed <= STEPPED_SPEED and machine.processor.counts_code:
             return self._run_slowly(self.speed)
         goal = None if self.speed is None else self._allowed(self.speed * BYTES_PER_INSTRUCTION)
         if goal is not None and goal <= machine.position:
             return None
-        stop = self._burst(goal)
+        stop = self._burst(min(goal or motion.recorded, motion.recorded) if motion.recorded else goal)
         if stop == Stop.IDLE:
             self._idle = (machine.now(), time.monotonic())
             return None
@@ -221,12 +224,15 @@ class Mover:
                 return over(stop)
         return None
 
-    def pass_idle_time(self) -> bool:
-        """Let the machine's time go on with the host's while it is idle; is the idle time over?"""
+    def pass_idle_time(self, recorded: int = 0) -> bool:
+        """Let the machine's time go on with the host's while it is idle; is the idle time over? `recorded`: a position
+        that is not passed."""
         if self._idle is None:
             return True
         virtual, host = self._idle
         now = virtual + int((time.monotonic() - host) * 1e9)
+        if recorded:
+            now = min(now, recorded + 1 >> 1)
         due = self.machine.idle_until()
         if due is not None and now >= due:
             self.machine.idle_to(due)

@@ -191,8 +191,15 @@ class Moving:
         self._in_turn(request, count, kind)
 
     def run(self, until: Any = None) -> None:
-        """Run, freely or until a condition (a breakpoint used once). In the past, what was recorded happens again."""
-        self._move(lambda _: partial(msg.Run, until=until), soon_over=False)
+        """Run, freely or until a condition (a breakpoint used once). In the past, what was recorded happens again; the
+        end of a recording is a place to stand still."""
+        self._move(lambda _: partial(msg.Run, until=until, recorded=self._recorded), soon_over=False)
+
+    @property
+    def _recorded(self) -> int:
+        """Where the recording ends that lies ahead; 0: none does."""
+        end = self._engine().setup.end_position
+        return end if self.timeline.current.number == 0 and self.status.position < end else 0
 
     def pause(self) -> None:
         """Stand still, and forget what was to be done afterwards."""

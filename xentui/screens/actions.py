@@ -62,7 +62,7 @@ TABLE: tuple[Command, ...] = (
     *_twins("x", "crossing", "", "ring crossing"),
     *_twins("e", "event", "[PORT]", "event upcall"),
     *_twins("w", "switch", "", "context switch"),
-    *_twins("r", "refusal", "", "refusal of the page-table validator"),
+    *_twins("r", "refusal", "", "refusal of the validator"),
     Command("goto", _keys("g"), LOOK, "go to a time (20ms) or a record (#1234)", "", "TIME|#RECORD", True),
     Command("start", _keys("home"), LOOK, "go to the start of the run", "live"),
     Command("live", _keys("l"), LOOK, "go to the newest moment and stay there", "start"),

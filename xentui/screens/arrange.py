@@ -172,6 +172,10 @@ class Arrange(Control):
 
     def do_screenshot(self, argument: str) -> None:
         path = Path(argument or "xentui.svg")
+        # once the line that this was typed in is gone from the screen
+        self.app.call_after_refresh(lambda: self.app.attempt(lambda: self._picture(path)))
+
+    def _picture(self, path: Path) -> None:
         text = self.app.screen_text() if path.suffix == ".txt" else self.app.export_screenshot(title="xentui")
         path.write_text(text)
         self.app.tell(f"the screen is in {path}")

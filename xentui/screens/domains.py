@@ -202,6 +202,10 @@ destroys it (asks), `+`/`-` give it memory or take it by its balloon, `N` create
             return self._strip([(self._fit(column.title, column), style) for column in columns], width)
         first = max(0, self._cursor() - (self.size.height - 2))
         at = y - 1 + first
+        if not self.domains and y == 1:
+            style = self.get_component_rich_style("domains--head", partial=True)
+            text = " no domain is left; :create GUEST makes one, S or home leads back"
+            return self._strip([(text, style)], width)
         if at >= len(self.domains):
             return Strip.blank(width, self.rich_style)
         domain = self.domains[at]
