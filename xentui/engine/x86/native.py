@@ -73,11 +73,12 @@ def halt_processor(exception_index: int, cpu_exit: int) -> bytes:
 
     `uc_emu_stop` would not do: it sets `stop_request` at once, and Unicorn passes over all but the first of its
     instruction hooks while that is set, so that an RDTSC in the rest of the block would read the host's counter. An
-    exception that comes at the same moment may take the place of this one, or this one its: then the alarm sounds
-    again, or the instruction is executed again.
+    exception that is being handled at the moment keeps its number: overwritten, it would reach the hook as no vector at
+    all. One that comes next may take the place of this one: then the alarm sounds again.
     """
-    #   mov dword [rdi+exception_index],EXCP_HLT; mov rax,cpu_exit; jmp rax
-    return b"\xc7\x87%b%b\x48\xb8%b\xff\xe0" % (
+    #   cmp dword [rdi+exception_index],-1; jne +10; mov dword [rdi+exception_index],EXCP_HLT; mov rax,cpu_exit; jmp rax
+    return b"\x83\xbf%b\xff\x75\x0a\xc7\x87%b%b\x48\xb8%b\xff\xe0" % (
+        exception_index.to_bytes(4, "little"),
         exception_index.to_bytes(4, "little"),
         EXCP_HLT.to_bytes(4, "little"),
         cpu_exit.to_bytes(8, "little"),
