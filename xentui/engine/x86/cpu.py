@@ -232,8 +232,10 @@ class Processor:
         self.stop_requested = self.leaving = False
         if not self.counts_code:
             self.set_alarm(microseconds)
-            self._start()
-            self.set_alarm(0)
+            try:
+                self._start()
+            finally:
+                self.set_alarm(0)
             self._drop_false_flags()
             return
         budget = self.budget
