@@ -200,7 +200,7 @@ def test_in_a_real_browser(tmp_path: Path) -> None:
             await chromium.settled()
             before = await chromium.look()
             await chromium.press("?", "?")
-            await until(lambda: "context switch" in chromium.received)
+            await until(lambda: "real terminal" in chromium.received)
             await chromium.settled()
             assert await chromium.look() != before
             await chromium.press("q", "q")
