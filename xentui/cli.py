@@ -162,6 +162,19 @@ def build_parser(guests: list[str], demonstrations: Sequence[str] = ()) -> argpa
         type=_pattern,
         help="type a line of --input whenever the console ends with this instead",
     )
+    _add_machine_options(add)
+    add(
+        "--audit",
+        action="store_true",
+        help="recount the frame table from the page tables after every slice (slow); a difference ends the run",
+    )
+    _add_meddling_options(add)
+    add("--version", action="version", version=f"xentui {__version__}")
+    return parser
+
+
+def _add_machine_options(add: Callable[..., object]) -> None:
+    """What the guests and their machine are like."""
     add("--memory", metavar="MB", type=_number(1, 1 << 20, "MiB"), help="memory of each guest")
     add("--vcpus", metavar="N", type=_number(1, 32, "vCPUs"), help="virtual CPUs of each guest")
     add("--ramdisk", metavar="FILE", help="ramdisk of each guest")
@@ -182,11 +195,10 @@ def build_parser(guests: list[str], demonstrations: Sequence[str] = ()) -> argpa
         help="who runs next: Xen's credit scheduler (default), or the paper's Borrowed Virtual Time",
     )
     add("--core", metavar="DIR", default=".", help="where cores of crashed guests go (on_crash = coredump-...)")
-    add(
-        "--audit",
-        action="store_true",
-        help="recount the frame table from the page tables after every slice (slow); a difference ends the run",
-    )
+
+
+def _add_meddling_options(add: Callable[..., object]) -> None:
+    """What is done to them from outside."""
     add(
         "--no-validator",
         metavar="NAME",
@@ -212,8 +224,6 @@ def build_parser(guests: list[str], demonstrations: Sequence[str] = ()) -> argpa
         help="serve a guest to gdb, on :PORT of this machine or a Unix socket's path; may be repeated",
     )
     add("--no-direct-trap", action="store_true", help="32-bit guests' int 0x80 goes through the hypervisor")
-    add("--version", action="version", version=f"xentui {__version__}")
-    return parser
 
 
 def run(arguments: list[str]) -> int:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from xentui.engine.x86 import native
 from xentui.engine.x86 import unicorn_api as uc
-from xentui.engine.x86.native import EXCP_HLT
 from xentui.engine.x86.state import (
     CS_BASE,
     ERROR_CODE,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from xentui.engine.x86.cpu import Processor
 
 _PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
-_INT_N, _INTO = 0xCD, 0xCE
 _FETCH = 16  # page-fault error code: the access was an instruction fetch
 
 
@@ -115,19 +113,6 @@ class TrapHooks:
             return at + 2 if code[at + 1] in (0xA2, 0x31) else 0
         return at + 2 if 0xE4 <= code[at] <= 0xE7 else at + 1 if 0xEC <= code[at] <= 0xEF else 0
 
-    def _overtaken(self) -> int:
-        """The alarm of the fast pace (native.halt_processor) came just as a trap was to be told, and took its number's
-        place: the slice ends. The vector of an INT n, which RIP is behind already; -1 for a fault, which comes again.
-        """
-        uc.uc_emu_stop(self.processor.handle)
-        if not self.state.i[EXCEPTION_IS_INT]:
-            return -1
-        code, q = (ctypes.c_uint8 * 2)(), self.state.q
-        uc.cpu_memory_rw_debug(self.processor.cpu, q[RIP] + q[CS_BASE] - 2, code, 2, 0)
-        if code[0] == _INT_N:
-            return int(code[1])
-        return 4 if code[1] == _INTO else 3
-
     def _trap_hooks(self, handlers: TrapHandlers) -> list[int]:
         """The hooks that are called between two instructions: exceptions, INT n, SYSCALL, #UD."""
         processor, i = self.processor, self.state.i
@@ -136,15 +121,8 @@ class TrapHooks:
         failed, fetched_early = processor.failed, processor.fetched_early
         breakpoints = processor.breakpoints.addresses
 
-        overtaken = self._overtaken
-
         def on_interrupt(_uc: int, vector: int, _data: int) -> None:
             try:
-                if vector == EXCP_HLT:
-                    vector = overtaken()
-                    if vector < 0:
-                        i[OLD_EXCEPTION] = NO_EXCEPTION
-                        return
                 if i[EXCEPTION_IS_INT]:
                     interrupt(vector)
                 elif vector == 14 and i[ERROR_CODE] & _FETCH and fetched_early():
