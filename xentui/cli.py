@@ -12,7 +12,7 @@ from xentui import __version__
 from xentui.record import EXIT_LIMIT, EXIT_USAGE, record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from xentui.config import GuestSpec
 
