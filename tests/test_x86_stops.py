@@ -92,11 +92,11 @@ class Handlers:
 class Machine:
     """A processor at the beginning of a program."""
 
-    def __init__(self, program: bytes = PROGRAM, at: int = CODE, cost: int = 20) -> None:
+    def __init__(self, program: bytes = PROGRAM, at: int = CODE, cost: int = 20, count_code: bool = True) -> None:
         self._pages = mmap.mmap(-1, RAM)
         self._anchor = ctypes.c_char.from_buffer(self._pages)
         self.ram = memoryview(self._pages)
-        self.processor = Processor(ctypes.addressof(self._anchor), RAM)
+        self.processor = Processor(ctypes.addressof(self._anchor), RAM, count_code)
         self.handlers = Handlers(self.processor, cost)
         self.processor.connect(self.handlers)
         selftest._build(self.ram)
@@ -255,6 +255,34 @@ def test_breakpoints_at_every_instruction(machine: Machine) -> None:
     met.clear()
     machine.run(budget)
     assert met == [] and machine.look() == expected[budget]
+
+
+# --- the alarm of a processor that does not count code ----------------------------------------------------
+
+
+@pytest.mark.parametrize("trap", ["cd80", "0f05", "0f0b", "cc"])
+def test_an_alarm_while_a_trap_is_taken_makes_it_the_last(trap: str) -> None:
+    code = bytes.fromhex(trap)
+    machine = Machine(code + b"\xeb" + struct.pack("b", -2 - len(code)), count_code=False)
+    taken = []
+
+    def take(*_vector: int) -> None:
+        taken.append(int(machine.q[s.RIP]))
+        machine.q[s.RIP] = CODE
+        if len(taken) == 3:
+            alarm = machine.processor._alarm
+            assert alarm is not None
+            ctypes.CFUNCTYPE(None, ctypes.c_uint64)(alarm._call[0])(alarm._call[1])
+        if len(taken) == 10:
+            machine.processor.stop()
+
+    machine.processor.disconnect()
+    handlers = Handlers(machine.processor, 0)
+    handlers.exception = handlers.interrupt = handlers.syscall = handlers.invalid_opcode = take
+    machine.processor.connect(handlers)
+    machine.processor.run(60_000_000)
+    assert len(taken) == 3 and machine.q[s.RIP] in (CODE, CODE + len(code))
+    machine.close()
 
 
 # --- watchpoints ------------------------------------------------------------------------------------------

@@ -231,6 +231,7 @@ class Processor:
         """
         self.stop_requested = self.leaving = False
         if not self.counts_code:
+            self._counters[native.LATE_BYTE] = 0
             self.set_alarm(microseconds)
             try:
                 self._start()
@@ -424,6 +425,11 @@ class Processor:
         """Was `pause` called, or did the alarm sound, since `go_on`?"""
         return bool(self._counters[native.PAUSE_BYTE])
 
+    @property
+    def late(self) -> memoryview:
+        """One byte: not 0 once the alarm has sounded in this `run` of a processor that does not count code."""
+        return self._counters[native.LATE_BYTE : native.LATE_BYTE + 1]
+
     def go_on(self) -> None:
         """Forget that `pause` was called."""
         self._counters[native.PAUSE_BYTE] = 0
@@ -433,12 +439,12 @@ class Processor:
         if self._alarm is None or self._alarm.process != os.getpid():  # a fork has no timers
             if not microseconds:
                 return
+            flags = ctypes.addressof(ctypes.c_char.from_buffer(self._counters))
             if self.counts_code:
-                flag = ctypes.addressof(ctypes.c_char.from_buffer(self._counters, native.PAUSE_BYTE))
-                self._alarm = Alarm(self.machine_code(native.SET_BYTE), flag)
+                self._alarm = Alarm(self.machine_code(native.SET_BYTE), flags + native.PAUSE_BYTE)
             else:
                 cpu_exit = ctypes.cast(uc.cpu_exit, ctypes.c_void_p).value or 0
-                code = native.halt_processor(CPU_EXCEPTION_INDEX, cpu_exit)
+                code = native.halt_processor(CPU_EXCEPTION_INDEX, cpu_exit, flags + native.LATE_BYTE)
                 self._alarm = Alarm(self.machine_code(code), self.cpu)
         self._alarm.set(microseconds)
 

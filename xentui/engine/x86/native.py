@@ -23,6 +23,8 @@ ENV = 7
 """The address of the processor's state."""
 BLOCK_WORDS = 8
 PAUSE_BYTE = 8 * HALT + 1
+LATE_BYTE = 8 * HALT + 2
+"""Set when an alarm has sounded where code is not counted: a trap that is being taken is the last of its slice."""
 NO_BUDGET = 1 << 62
 """A budget that no block leaves: nothing is exempt."""
 
@@ -68,16 +70,19 @@ EXCP_HLT = 0x10001
 """QEMU's number for "halted", with which the emulator returns."""
 
 
-def halt_processor(exception_index: int, cpu_exit: int) -> bytes:
+def halt_processor(exception_index: int, cpu_exit: int, late: int) -> bytes:
     """A signal handler's function that gets a CPUState and lets the emulator end at the next block, as if for HLT.
 
     `uc_emu_stop` would not do: it sets `stop_request` at once, and Unicorn passes over all but the first of its
     instruction hooks while that is set, so that an RDTSC in the rest of the block would read the host's counter. An
     exception that is being handled at the moment keeps its number: overwritten, it would reach the hook as no vector at
-    all. One that comes next may take the place of this one: then the alarm sounds again.
+    all. Nor does this one last where another comes before the block ends. So the byte at `late` is set besides, which
+    the hooks of traps look at when they have done.
     """
+    #   mov rax,late; mov byte [rax],1
     #   cmp dword [rdi+exception_index],-1; jne +10; mov dword [rdi+exception_index],EXCP_HLT; mov rax,cpu_exit; jmp rax
-    return b"\x83\xbf%b\xff\x75\x0a\xc7\x87%b%b\x48\xb8%b\xff\xe0" % (
+    return b"\x48\xb8%b\xc6\x00\x01\x83\xbf%b\xff\x75\x0a\xc7\x87%b%b\x48\xb8%b\xff\xe0" % (
+        late.to_bytes(8, "little"),
         exception_index.to_bytes(4, "little"),
         exception_index.to_bytes(4, "little"),
         EXCP_HLT.to_bytes(4, "little"),

@@ -119,7 +119,7 @@ class TrapHooks:
         exception, interrupt = handlers.exception, handlers.interrupt
         syscall, invalid = handlers.syscall, handlers.invalid_opcode
         failed, fetched_early = processor.failed, processor.fetched_early
-        breakpoints = processor.breakpoints.addresses
+        breakpoints, late, stop = processor.breakpoints.addresses, processor.late, processor.stop
 
         def on_interrupt(_uc: int, vector: int, _data: int) -> None:
             try:
@@ -131,6 +131,8 @@ class TrapHooks:
                     processor.settle()
                 else:
                     exception(vector)
+                if late[0]:
+                    stop()
                 i[OLD_EXCEPTION] = NO_EXCEPTION
             except BaseException as error:
                 failed(error)
@@ -138,12 +140,16 @@ class TrapHooks:
         def on_syscall(_uc: int, _data: int) -> None:
             try:
                 syscall()
+                if late[0]:
+                    stop()
             except BaseException as error:
                 failed(error)
 
         def on_invalid(_uc: int, _data: int) -> bool:
             try:
                 invalid()
+                if late[0]:
+                    stop()
                 i[OLD_EXCEPTION] = NO_EXCEPTION
             except BaseException as error:
                 failed(error)
