@@ -15,6 +15,7 @@ Fast pace: the host's monotonic clock, plus what was skipped while every domain 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 BYTES_PER_NS = 2
@@ -90,17 +91,45 @@ class ExactClock:
 
 
 class FastClock:
-    """The host's clock; not deterministic."""
+    """The host's clock; not deterministic. Its functions are closures made once: `now` is on the path of every trap."""
 
     exact = False
+    now: Callable[[], int]
+    skip_to: Callable[[int], None]
+    freeze: Callable[[], None]
+    """Let time stand still until `thaw`: nobody runs, or the machine is put by as a snapshot."""
+    thaw: Callable[[], None]
+    """Go on from the moment of `freeze`."""
 
     def __init__(self) -> None:
-        self.origin = time.monotonic_ns()
         self.deadline = 1 << 62
-        self._frozen: int | None = None
+        self._build()
 
-    def now(self) -> int:
-        return time.monotonic_ns() - self.origin if self._frozen is None else self._frozen
+    def _build(self) -> None:
+        host = time.monotonic_ns
+        origin = host()
+        frozen: int | None = None
+
+        def now() -> int:
+            return host() - origin if frozen is None else frozen
+
+        def skip_to(position: int) -> None:
+            nonlocal origin
+            ahead = (position >> 1) - now()
+            if ahead > 0:
+                origin -= ahead
+
+        def freeze() -> None:
+            nonlocal frozen
+            if frozen is None:
+                frozen = now()
+
+        def thaw() -> None:
+            nonlocal origin, frozen
+            if frozen is not None:
+                origin, frozen = host() - frozen, None
+
+        self.now, self.skip_to, self.freeze, self.thaw = now, skip_to, freeze, thaw
 
     def position(self) -> int:
         return self.now() << 1
@@ -111,19 +140,3 @@ class FastClock:
     def set_deadline(self, position: int) -> None:
         """Remember when the slice ends; it is the host's timer that ends it."""
         self.deadline = position
-
-    def skip_to(self, position: int) -> None:
-        ahead = (position >> 1) - self.now()
-        if ahead > 0:
-            self.origin -= ahead
-
-    def freeze(self) -> None:
-        """Let time stand still until `thaw`: nobody runs, or the machine is put by as a snapshot."""
-        if self._frozen is None:
-            self._frozen = self.now()
-
-    def thaw(self) -> None:
-        """Go on from the moment of `freeze`."""
-        if self._frozen is not None:
-            self.origin = time.monotonic_ns() - self._frozen
-            self._frozen = None

@@ -57,11 +57,14 @@ _ENTRY_BYTES, _EMULATED_BYTES = COST_ENTRY * BYTES_PER_NS, COST_EMULATED * BYTES
 class Entry:
     """Takes the traps of one processor (x86/cpu.py, TrapHandlers). `vcpu` is who runs on it.
 
-    `syscall` and `interrupt` are closures made once: a local variable costs half of what an attribute does.
+    `syscall`, `interrupt` and `exception` are closures made once: a local variable costs half of what an attribute
+    does.
     """
 
     syscall: Callable[[], None]
     interrupt: Callable[[int], None]
+    exception: Callable[[int], None]
+    """A fault or trap of the guest's code."""
     _count64: Callable[[], int]
     _count32: Callable[[], int]
 
@@ -77,6 +80,7 @@ class Entry:
         """Direct traps: user code to the guest's kernel without the hypervisor."""
         self.syscall = self._syscall_entry()
         self.interrupt = self._interrupt_entry()
+        self.exception = self._exception_entry()
 
     @property
     def hypercalls(self) -> int:
@@ -209,37 +213,45 @@ class Entry:
 
     # --- exceptions ----------------------------------------------------------------------------------------------
 
-    def exception(self, vector: int) -> None:
-        """A fault or trap of the guest's code."""
+    def _exception_entry(self) -> Callable[[int], None]:
+        budget, i = self.processor.budget, self.i
+        settle, exact, page_fault = self.processor.settle, self.processor.counts_code, traps.page_fault
+
+        def exception(vector: int) -> None:
+            vcpu = self.vcpu
+            if exact:
+                settle()
+                budget[0] -= _ENTRY_BYTES
+            self.traps += 1
+            if vector == x.X86_EXC_PF:
+                page_fault(vcpu)
+            elif vector == x.X86_EXC_GP:
+                traps.general_protection(vcpu)
+            elif vector == x.X86_EXC_NM:
+                traps.device_not_available(vcpu)
+            elif vector == x.X86_EXC_DB:
+                traps.debug(vcpu)
+            elif vector == x.X86_EXC_DF:
+                self.hv.crash(vcpu, "double fault")
+            else:
+                traps.inject(vcpu, vector, i[ERROR_CODE] if x.HAS_ERROR_CODE >> vector & 1 else None)
+            info = vcpu.info
+            if (info[0] and not info[1]) or vcpu.nmi_pending:
+                self.leave(vcpu)
+
+        return exception
+
+    def invalid_opcode(self) -> None:
+        """#UD."""
         vcpu, processor = self.vcpu, self.processor
         if processor.counts_code:
             processor.settle()
             processor.budget[0] -= _ENTRY_BYTES
         self.traps += 1
-        if vector == x.X86_EXC_PF:
-            traps.page_fault(vcpu)
-        elif vector == x.X86_EXC_GP:
-            traps.general_protection(vcpu)
-        elif vector == x.X86_EXC_NM:
-            traps.device_not_available(vcpu)
-        elif vector == x.X86_EXC_DB:
-            traps.debug(vcpu)
-        elif vector == x.X86_EXC_DF:
-            self.hv.crash(vcpu, "double fault")
-        else:
-            traps.inject(vcpu, vector, self.i[ERROR_CODE] if x.HAS_ERROR_CODE >> vector & 1 else None)
+        traps.invalid_opcode(vcpu)
         info = vcpu.info
         if (info[0] and not info[1]) or vcpu.nmi_pending:
             self.leave(vcpu)
-
-    def invalid_opcode(self) -> None:
-        """#UD."""
-        vcpu = self.vcpu
-        self.processor.settle()
-        self.traps += 1
-        self.hv.clock.charge(COST_ENTRY)
-        traps.invalid_opcode(vcpu)
-        self.leave(vcpu)
 
     # These do not end their block: the part of it that is still to run is given back while they look at the clock.
 

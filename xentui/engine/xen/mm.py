@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xentui.engine.clock import COST_PAGE_TABLE_UPDATE
+from xentui.engine.clock import BYTES_PER_NS, COST_PAGE_TABLE_UPDATE
 from xentui.engine.x86.paging import ACCESSED, AVAILABLE, DIRTY, FRAME_MASK, GLOBAL, NX, PRESENT, RW, USER
 from xentui.engine.xen import descriptor_tables, guest_access, refusals, unchecked
 from xentui.engine.xen.abi.arch_x86_64 import HYPERVISOR_VIRT_END
@@ -77,6 +77,7 @@ CONTROL_DOMAIN = 0
 """It exists, though it has no frames here."""
 
 _MASK32 = (1 << 32) - 1
+_UPDATE_BYTES = COST_PAGE_TABLE_UPDATE * BYTES_PER_NS
 
 
 # --- one entry -----------------------------------------------------------------------------------------------------
@@ -195,13 +196,14 @@ def do_update_va_mapping(vcpu: Vcpu, va: int, b: int, c: int, d: int) -> int:
     table = space.tables.get(va >> 21)
     if table is None or c != UVMF_INVLPG:
         return _update_va_mapping(vcpu, va, b, c)
-    vcpu.hv.clock.charge(COST_PAGE_TABLE_UPDATE)
+    processor = vcpu.processor
+    processor.budget[0] -= _UPDATE_BYTES  # as ExactClock.charge does; the fast pace does not look at it
     error = mod_l1_entry(vcpu, table + (page & 511), b)
     if error:
         return refusals.record(vcpu, error)
     space.reads.pop(page, None)
     space.writes.pop(page, None)
-    vcpu.processor.flush_page(va)
+    processor.flush_page(va)
     return 0
 
 

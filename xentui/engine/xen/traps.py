@@ -36,6 +36,7 @@ from xentui.engine.x86.state import (
     SS,
 )
 from xentui.engine.xen import callback, debugreg, descriptor_tables, emul_priv_op, guest_access, ro_page_fault
+from xentui.engine.xen.callback import bounce64
 from xentui.engine.xen.debugreg import DR6_SET, DR6_SINGLE_STEP
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
     if handler is None:
         hv.crash(vcpu, f"unhandled exception: vector {vector}, error code {error_code or 0:#06x}")
         return
-    crossing = _enter(vcpu, handler, error_code)
+    if vcpu.width == 64:
+        crossing = _RING3 if bounce64(vcpu, handler.address, handler.masks_events, error_code) else 0
+    else:
+        crossing = _enter32(vcpu, handler, error_code)
     if crossing:
         hv.put(
             hv.clock.now(), rip, Kind.EXCEPTION, vcpu.id, vcpu.domain.id, vector,
@@ -78,7 +82,10 @@ def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
     if handler is None:
         hv.crash(vcpu, f"unhandled page fault at {address:#x}, error code {error_code:#06x}")
         return
-    crossing = _enter(vcpu, handler, error_code)
+    if vcpu.width == 64:
+        crossing = _RING3 if bounce64(vcpu, handler.address, handler.masks_events, error_code) else 0
+    else:
+        crossing = _enter32(vcpu, handler, error_code)
     if crossing:
         hv.put(
             hv.clock.now(), rip, Kind.PAGE_FAULT, vcpu.id, vcpu.domain.id, error_code,
@@ -86,10 +93,8 @@ def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
         )  # fmt: skip
 
 
-def _enter(vcpu: Vcpu, handler: TrapHandler, error_code: int | None) -> int:
-    """Bounce into a handler; the rings crossed as the trace packs them, or 0 if the domain crashed over it."""
-    if vcpu.width == 64:
-        return _RING3 if callback.bounce64(vcpu, handler.address, handler.masks_events, error_code) else 0
+def _enter32(vcpu: Vcpu, handler: TrapHandler, error_code: int | None) -> int:
+    """Bounce into a 32-bit guest's handler; the rings crossed as the trace packs them, or 0 if the domain crashed."""
     source = vcpu.i[HFLAGS] & 3
     entered = callback.bounce(vcpu, handler.selector, handler.address, handler.masks_events, error_code)
     return rings(source, vcpu.i[HFLAGS] & 3) if entered else 0
