@@ -147,7 +147,7 @@ def main() -> int:
     """Measure and print; exit status 1 with --check when a target is missed, 2 when something cannot run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=5, help="runs of each (default 5)")
-    parser.add_argument("--scale", type=int, default=10, help="iterations, in tenths of the usual number (default 10)")
+    parser.add_argument("--scale", type=int, default=60, help="iterations, in tenths of the usual number (default 60)")
     parser.add_argument("--alone", action="store_true", help="without real Xen")
     parser.add_argument("--xen-options", default="", metavar="TEXT", help="more of Xen's command line")
     parser.add_argument("--check", action="store_true", help="exit status 1 when a target is missed")
