@@ -17,9 +17,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import time
 from collections.abc import Callable
-from functools import partial
 
 from xentui.engine.x86 import native
 from xentui.engine.x86 import unicorn_api as uc
@@ -50,12 +48,11 @@ from xentui.engine.x86.state import (
     OLD_EXCEPTION,
     RIP,
     STATE_SIZE,
-    TLB_WINDOW_BEGIN,
-    TLB_WINDOW_STEP,
     UC_CPU,
     UC_NO_EXIT_REQUEST,
     State,
 )
+from xentui.engine.x86.tlb import Tlb
 from xentui.engine.x86.trap_hooks import TrapHandlers, TrapHooks
 
 CR0_VALUE = 0x8005_0033  # PG AM WP NE ET MP PE
@@ -63,9 +60,6 @@ CR4_VALUE = 0x0000_0620  # OSXMMEXCPT OSFXSR PAE
 EFER_VALUE = 0x0000_0D01  # NXE LMA LME SCE
 NO_ADDRESS = 0x8000_0000_0000_0001  # not canonical: an "until" that no guest reaches
 _MSR_EFER = 0xC000_0080
-_FAR_FUTURE = 1 << 62
-_WINDOW_STEP = TLB_WINDOW_STEP // 8
-_HOUR = 3_600_000_000_000
 
 _DR6_BS = 1 << 14
 _NOWHERE = (0, native.NO_BUDGET)
@@ -94,10 +88,8 @@ class Processor:
         env = self.cpu + CPU_ENV
         self.state = State.at(env)
         self.env = env
-        self._tlb_windows = self._find_tlb_windows(env)
-        self._flushes = 0
-        self.flush_page: Callable[[int], None] = partial(uc.tlb_flush_page, self.cpu)
-        """Drop the translation of the page at an address."""
+        tlb = Tlb(self.cpu)
+        self.flush_tlb, self.flush_page = tlb.flush, tlb.flush_page
         self._set_control_registers()
         self.vcpu: object | None = None
         """Whose state is loaded; the processor only carries it."""
@@ -124,23 +116,11 @@ class Processor:
         self.leaving = False
         """A trap handler wants the processor to stop: blocks end at once."""
         self._halted: Callable[[], bool] | None = None
-        self._pin_tlb_windows()
+        tlb.pin_windows()
         self.reset_state = self.state.save()
         """The state at reset, from which every vCPU's first one is made."""
 
     # --- set-up ------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _find_tlb_windows(env: int) -> memoryview:
-        """The words from the first MMU mode's `window_begin_ns` on; each must hold the moment of creation."""
-        count = 2 * _WINDOW_STEP + 1
-        words = memoryview((ctypes.c_int64 * count).from_address(env + TLB_WINDOW_BEGIN)).cast("B").cast("q")
-        now = time.time_ns()
-        if any(abs(words[mode * _WINDOW_STEP] - now) > _HOUR for mode in range(3)):
-            raise uc.UnicornMismatchError(
-                f"Unicorn's TLB is not where this engine expects it; install it with: pip install unicorn=={uc.VERSION}"
-            )
-        return words
 
     def _set_control_registers(self) -> None:
         class Msr(ctypes.Structure):
@@ -490,31 +470,13 @@ class Processor:
         i[DF] = MASK32 if value & EF_DF else 1
         q[EFLAGS] = value & ~(EF_CONDITIONS | EF_DF) | EF_FIXED
 
-    # --- the TLB -----------------------------------------------------------------------------------------------
+    # --- translations and code ----------------------------------------------------------------------------------
 
     def load_cr3(self, address: int) -> None:
         """Take other page tables (physical address of an L4) and drop what the TLB held."""
         self.state.q[CR3] = address
         self.flush_tlb()
 
-    def flush_tlb(self) -> None:
-        """Drop every translation."""
-        self._pin_tlb_windows()
-        uc.tlb_flush(self.cpu)
-
     def flush_code(self) -> None:
         """Drop translated code: needed when memory that holds some was written behind the processor's back."""
         uc.tb_flush(self.cpu)
-
-    def _pin_tlb_windows(self) -> None:
-        """Let the emulator's TLB change its size by the number of flushes, never by the host's clock.
-
-        Its size decides when a translation is fetched again, and so when a guest sees an accessed bit return. QEMU
-        (cputlb.c, tlb_mmu_resize_locked) lets it shrink at a flush when a window of 100 ms is over: here the window
-        is over at every 64th flush, and otherwise far from it. Without shrinking at all, one busy moment would make
-        every later flush slow.
-        """
-        self._flushes = flushes = self._flushes + 1
-        begin = _FAR_FUTURE if flushes & 63 else 0
-        windows = self._tlb_windows
-        windows[0] = windows[_WINDOW_STEP] = windows[2 * _WINDOW_STEP] = begin
