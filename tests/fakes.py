@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from xentui.engine.clock import FastClock
 from xentui.engine.trace import TraceRing
+from xentui.engine.x86.native import BLOCK_WORDS
 from xentui.engine.x86.paging import ACCESSED, DIRTY, PRESENT, RW, USER
 from xentui.engine.x86.state import EFLAGS, HFLAGS, RIP, STATE_SIZE, State
 from xentui.engine.x86.watchpoints import Watchpoint
@@ -49,6 +50,7 @@ class FakeProcessor:
 
     def __init__(self) -> None:
         self.state = State.of(bytes(STATE_SIZE))
+        self.budget = array("q", [0] * BLOCK_WORDS)
         self.reset_state = bytes(STATE_SIZE)
         self.vcpu: object | None = None
         self.debug_registers = FakeDebugRegisters()
