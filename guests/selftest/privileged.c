@@ -370,10 +370,50 @@ static void test_breakpoints(void)
         set_debugreg(number, 0);
 }
 
+#define CR4_DE 8
+#define DR7_PORT 0x20401  /* the first, a byte of an I/O port */
+
+static void check_port_breakpoint(unsigned int length, const char *what)
+{
+    check_trap(1, 0, length, what);
+    is64((unsigned long)debugreg(6), DR6_DEFAULT | 1, "... DR6 says which");
+    set_debugreg(6, DR6_DEFAULT);
+}
+
+static void test_port_breakpoints(void)
+{
+    unsigned long cr4;
+    unsigned int value;
+    set_iopl(1);
+    is(set_debugreg(0, 0xed), 0, "set_debugreg 0: a port");
+    is(set_debugreg(7, DR7_PORT), -XEN_EPERM, "set_debugreg 7: a port, without CR4.DE");
+    PROBE("mov %%cr4, %%" REG_A, "=a"(cr4));
+    PROBE("mov %%" REG_C ", %%cr4", : "c"(cr4 | CR4_DE));
+    check_no_trap("mov to CR4: DE");
+    is(set_debugreg(7, DR7_PORT), 0, "set_debugreg 7: a port, with it");
+    is64((unsigned long)debugreg(7), DR7_PORT, "... is read back");
+    PROBE("outb %%al, $0xed; nop", : "a"(0));
+    check_port_breakpoint(2, "out: vector 1, behind it");
+    PROBE("inb $0xed, %%al; nop", "=a"(value) : "a"(0));
+    check_port_breakpoint(2, "in: vector 1, behind it");
+    is((long)(value & 0xff), 0xff, "... it has been done");
+    PROBE("outw %%ax, $0xec; nop", : "a"(0));
+    check_port_breakpoint(3, "out of two ports, one of them");
+    PROBE("outb %%al, $0xee; nop", : "a"(0));
+    check_no_trap("out to the next port");
+    is(set_debugreg(7, 0x400), 0, "set_debugreg 7: none");
+    PROBE("outb %%al, $0xed; nop", : "a"(0));
+    check_no_trap("none");
+    PROBE("mov %%" REG_C ", %%cr4", : "c"(cr4));
+    set_debugreg(0, 0);
+    set_iopl(0);
+}
+
 void test_fpu_and_debug(void)
 {
     test_fpu();
     test_debug_registers();
     test_single_step();
     test_breakpoints();
+    test_port_breakpoints();
 }

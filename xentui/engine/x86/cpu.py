@@ -215,6 +215,8 @@ class Processor:
             self.set_alarm(microseconds)
             try:
                 self._start()
+                while self.leaving and not self._stops_here():
+                    self._start()
             finally:
                 self.set_alarm(0)
             self._drop_false_flags()

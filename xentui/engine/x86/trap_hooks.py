@@ -79,22 +79,23 @@ class TrapHooks:
         words[native.LEAVES] = 1
 
     def _leave(self, words: Any, value: int = -1, size: int = 4) -> None:
-        """Behind CPUID, IN, OUT or RDTSC, where the time is not enough for the rest of the block: end the block there.
+        """Behind CPUID, IN, OUT or RDTSC, where the rest of the block has no time or must not run: end it there.
 
         `value`: what IN has read, as that is not in its register yet. Only the instructions whose length is known
         here: INS and OUTS, from ports that no guest has, are left to end with their block.
         """
         q, budget = self.state.q, self.budget
         length = self._emulated_length()
-        behind = self.block[2] + budget[3] - (q[RIP] + q[CS_BASE]) - length
-        if not length or not budget[3]:
+        exact = self.processor.counts_code
+        if not length or (exact and not budget[3]):
             return
         if value >= 0:
             mask = (1 << 8 * size) - 1
             q[RAX] = value & mask | (q[RAX] & ~mask & MASK64 if size < 4 else 0)
         q[RIP] += length
-        budget[0] += behind
-        budget[3] = 0
+        if exact:
+            budget[0] += self.block[2] + budget[3] - (q[RIP] + q[CS_BASE])
+            budget[3] = 0
         words[native.ARGUMENT] = self.processor.cpu
         words[native.FUNCTION] = ctypes.cast(uc.cpu_loop_exit_noexc, ctypes.c_void_p).value or 0
         words[native.LEAVES] = 1
@@ -168,14 +169,14 @@ class TrapHooks:
         processor, budget = self.processor, self.budget
         cpuid, rdtsc = handlers.cpuid, handlers.rdtsc
         port_in, port_out = handlers.port_in, handlers.port_out
-        refuse, leave, failed = self._refuse, self._leave, processor.failed
+        refuse, leave, failed, exact = self._refuse, self._leave, processor.failed, processor.counts_code
         in_words, out_words, rdtsc_words, cpuid_words = ((ctypes.c_uint64 * 4)() for _ in range(4))
 
         def on_rdtsc(_uc: int, _data: int) -> int:
             try:
                 if not rdtsc():
                     refuse(rdtsc_words)
-                elif budget[0] < 0 or processor.leaving:
+                elif (exact and budget[0] < 0) or processor.leaving:
                     leave(rdtsc_words)
             except BaseException as error:
                 failed(error)
@@ -184,7 +185,7 @@ class TrapHooks:
         def on_cpuid(_uc: int, _data: int) -> int:
             try:
                 cpuid()
-                if budget[0] < 0 or processor.leaving:
+                if (exact and budget[0] < 0) or processor.leaving:
                     leave(cpuid_words)
             except BaseException as error:
                 failed(error)
@@ -194,7 +195,7 @@ class TrapHooks:
             try:
                 value = port_in(port, size)
                 if value is not None:
-                    if budget[0] < 0 or processor.leaving:
+                    if (exact and budget[0] < 0) or processor.leaving:
                         leave(in_words, value, size)
                     return value
                 refuse(in_words)
@@ -206,7 +207,7 @@ class TrapHooks:
             try:
                 if not port_out(port, size, value):
                     refuse(out_words)
-                elif budget[0] < 0 or processor.leaving:
+                elif (exact and budget[0] < 0) or processor.leaving:
                     leave(out_words)
             except BaseException as error:
                 failed(error)

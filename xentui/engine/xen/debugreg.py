@@ -1,7 +1,8 @@
 """A guest's debug registers (Xen: pv/misc-hypercalls.c, set_debugreg; traps.c, activate_debugregs and do_debug).
 
 They are kept in `vcpu.debug` and never reach those of the emulated processor, which do nothing: breakpoints on
-instructions and data are made to fire by other means (x86/debug_registers.py), those on I/O ports never do.
+instructions and data are made to fire by other means (x86/debug_registers.py), those on I/O ports where IN and OUT are
+carried out.
 """
 
 from __future__ import annotations
@@ -142,6 +143,30 @@ def instruction_breakpoint(vcpu: Vcpu) -> bool:
     if hit:
         _raise(vcpu, hit)
     return bool(hit)
+
+
+def io_breakpoint(vcpu: Vcpu, port: int, size: int) -> None:
+    """IN or OUT has been done for the guest: #DB behind it if one of its ports has a breakpoint.
+
+    (Xen: pv/emul-priv-op.c, check_guest_io_breakpoint.)
+    """
+    if not vcpu.cr4 & CR4_DE:
+        return
+    hit = 0
+    for number in range(4):
+        kind, length = _kind(vcpu, number)
+        first = vcpu.debug[number]
+        if vcpu.debug[7] >> 2 * number & 3 and kind == _IO and port - length < first < port + size:
+            hit |= 1 << number
+    if hit:
+        vcpu.processor.halt(lambda: _behind_io(vcpu, hit))
+
+
+def _behind_io(vcpu: Vcpu, hit: int) -> bool:
+    """The instruction has ended; the processor need not stop."""
+    vcpu.hv.clock.charge(COST_ENTRY)
+    _raise(vcpu, hit)
+    return False
 
 
 def _raise(vcpu: Vcpu, hit: int) -> None:

@@ -35,6 +35,7 @@ from xentui.engine.x86.state import (
 from xentui.engine.xen import callback, cpuid, hypercall, io_port, syscall_entry, time, traps
 from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi.errno import EFAULT, ENOSYS
+from xentui.engine.xen.debugreg import DR7_ACTIVE, io_breakpoint
 from xentui.engine.xen.emul_priv_op import CR4_TSD
 from xentui.engine.xen.guest_access import GuestFault
 
@@ -283,6 +284,8 @@ class Entry:
         left = self._emulate()
         value = io_port.port_in(vcpu, port, size)
         self.processor.budget[0] -= left
+        if vcpu.debug[7] & DR7_ACTIVE:
+            io_breakpoint(vcpu, port, size)
         return value
 
     def port_out(self, port: int, size: int, value: int) -> bool:
@@ -293,6 +296,8 @@ class Entry:
         left = self._emulate()
         io_port.port_out(vcpu, port, size, value)
         self.processor.budget[0] -= left
+        if vcpu.debug[7] & DR7_ACTIVE:
+            io_breakpoint(vcpu, port, size)
         return True
 
     def _emulate(self) -> int:
