@@ -218,6 +218,18 @@ def test_digits_without_text(values: list[int], text: str) -> None:
     assert digits_at_start(column, text).tolist() == [hex(value).startswith(text) for value in values]
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(VALUES, min_size=8, max_size=40), st.data())
+def test_digits_that_are_there(values: list[int], data: st.DataObject) -> None:
+    """Of one value's own, so that the few that have a byte in common are looked at, in either of its halves."""
+    shown = hex(data.draw(st.sampled_from(values)))
+    start = data.draw(st.integers(0, len(shown) - 1))
+    text = shown[start : start + data.draw(st.integers(1, 16))]
+    column = np.array(values, np.uint64)
+    assert digits_anywhere(column, text).tolist() == [text in hex(value) for value in values]
+    assert digits_at_start(column, text).tolist() == [hex(value).startswith(text) for value in values]
+
+
 def test_classes_are_told_apart_by_width() -> None:
     rows = np.array([MAPPED_32, MAPPED_32._replace(domain=2)], dtype())
     first, second = Columns(rows, frozenset({1})).classes.tolist()

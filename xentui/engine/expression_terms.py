@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from xentui.engine.expression_columns import (
+    FEW,
     Columns,
     Comparison,
     class_of,
@@ -21,7 +22,7 @@ from xentui.engine.expression_columns import (
     where,
 )
 from xentui.engine.trace import U64, Record
-from xentui.engine.trace_decode import DOMIDS, ERRNOS, FORMATS, Slot, runner_text, short_hex
+from xentui.engine.trace_decode import DOMIDS, ERRNOS, FORMATS, Slot, runner_text, seconds, short_hex
 from xentui.engine.xen.abi import core
 
 if TYPE_CHECKING:
@@ -318,16 +319,23 @@ class Matched:
                 if not any(cannot_show(slot, piece) for piece in self.needed):
                     groups.setdefault(self._group(slot), (slot, []))[1].append(which)
         for slot, classes in groups.values():
-            rows = np.flatnonzero(columns.within(classes))
-            values = np.take(slot.read(columns), rows)  # type: ignore[arg-type]
-            found[rows[self._in_values(slot, values)]] = True
+            here, values = columns.within(classes), slot.read(columns)  # type: ignore[arg-type]
+            if self._in_digits(slot) and np.count_nonzero(here) * FEW > len(here):
+                found |= here & self._in_values(slot, values)  # type: ignore[arg-type]
+            else:
+                rows = np.flatnonzero(here)
+                found[rows[self._in_values(slot, np.take(values, rows))]] = True
         return found
 
     def _group(self, slot: Slot) -> Any:
         """Slots that can be searched together: of one place, shown alike, and named alike if the name matters."""
-        if self.literal is not None and "=" not in self.literal and slot.show in (hex, short_hex):
+        if self.literal is not None and "=" not in self.literal and self._in_digits(slot):
             return reader_key(slot), slot.show
         return reader_key(slot), slot.show, slot.name
+
+    def _in_digits(self, slot: Slot) -> bool:
+        """Whether a slot is shown in hexadecimal, and what to look for is a text: then its values need not be shown."""
+        return self.literal is not None and slot.show in (hex, short_hex)
 
     def _always(self, which: int) -> bool:
         """Whether the pattern is in what all records of the class have in common."""
@@ -341,12 +349,14 @@ class Matched:
         def holds(text: str) -> bool:
             return search(f"{name}={text}") is not None
 
-        if self.literal is None or show not in (hex, short_hex):
+        if self.literal is None or not self._in_digits(slot):
             return where(values, show, holds)
         _, equals, text = self.literal.rpartition("=")
         found = digits_at_start(values, text) if equals else digits_anywhere(values, text)
         short = values <= 9
-        if short.any():
+        if len(text) > 1 and not equals:
+            found &= ~short  # one digit, without 0x
+        elif short.any():
             found[short] = where(values[short], show, holds)
         return found
 
@@ -358,7 +368,12 @@ def literals(pattern: str) -> tuple[str, ...]:
 
 
 _DIGITS = frozenset("0123456789abcdefx.,-→")
-_RUNNER = frozenset("0123456789dvile")  # d1v0, idle
+_LETTERS: dict[Callable[[int], str], frozenset[str]] = {
+    str: frozenset("0123456789-"),
+    seconds: frozenset("0123456789."),
+    runner_text: frozenset("0123456789dvile"),  # d1v0, idle
+}
+"""What the texts of some formats are made of."""
 
 
 @cache
@@ -369,6 +384,6 @@ def cannot_show(slot: Slot, text: str) -> bool:
     head, equals, tail = text.rpartition("=")
     if equals and not slot.name.endswith(head):
         return True
-    if text in f"{slot.name}=" or set(tail) <= (_RUNNER if slot.show is runner_text else _DIGITS):
+    if text in f"{slot.name}=" or set(tail) <= _LETTERS.get(slot.show, _DIGITS):
         return False
     return not any(tail in shown for shown in listed(slot.show))
