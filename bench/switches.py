@@ -30,6 +30,8 @@ DOMAINS = 128
 BUSY_TARGET = 0.9
 BLOCKED_TARGET = 1.02
 """What "no measurable time" is: within the noise of two runs of the same."""
+PARTS = 10
+"""Into how many parts a run of domains is cut."""
 FORK_TARGET = 1.0
 FORKS = 200
 FORK_EXEC, EVENT, TIMER = "fork and exec of busybox", "event to upcall and back", "woken late by a timer"
@@ -98,19 +100,44 @@ def context_switch(runs: int, ns: int) -> None:
     print(f"context switch, {'exact pace':<23}  {statistics.median(costs):8.2f} us")
 
 
+class World:
+    """A machine with domains of which some compute, alive beside others while they are measured in turn."""
+
+    def __init__(self, modes: list[str], pace: str) -> None:
+        self._loads = Loads(modes, pace=pace)
+        self._loads.start()
+        self._loads.run(modes.count("work") * SLICE)
+        self._workers = [load for load in self._loads.loads if load.mode == "work"]
+
+    def cost(self, ns: int) -> float:
+        """Seconds of processor time for a unit of work, over so much virtual time."""
+        before = sum(load.count().units for load in self._workers)
+        seconds = self._loads.run(ns)
+        return seconds / (sum(load.count().units for load in self._workers) - before)
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._loads.close()
+
+
 def many(runs: int, ns: int) -> bool:
-    """128 blocked and 128 busy domains beside one busy one; are both targets reached?"""
+    """128 blocked and 128 busy domains beside one busy one; are both targets reached?
+
+    The three machines run in turn, a part of the time each: a host's slow moments fall on all of them.
+    """
     reached = True
     for pace in ("exact", "fast"):
-        blocked: list[float] = []
-        busy: list[float] = []
-        for number in range(runs):
-            progress(f"{DOMAINS} domains, {pace} pace, run {number + 1} of {runs}")
-            one = work_rate(["work"], ns, pace).seconds
-            blocked.append(work_rate(["work"] + ["wait"] * DOMAINS, ns, pace).seconds / one)
-            busy.append(one / work_rate(["work"] * DOMAINS, ns, pace).seconds)
+        worlds = [World(modes, pace) for modes in (["work"], ["work"] + ["wait"] * DOMAINS, ["work"] * DOMAINS)]
+        costs: list[list[float]] = [[] for _ in worlds]
+        for number in range(PARTS * runs):
+            progress(f"{DOMAINS} domains, {pace} pace, part {number + 1} of {PARTS * runs}")
+            for world, found in zip(worlds, costs, strict=True):
+                found.append(world.cost(ns // PARTS))
         progress("")
-        cost, share = statistics.median(blocked), statistics.median(busy)
+        for world in worlds:
+            world.close()
+        one, beside_blocked, busy = (statistics.median(found) for found in costs)
+        cost, share = beside_blocked / one, one / busy
         calm, fast = cost <= BLOCKED_TARGET, share >= BUSY_TARGET
         print(
             f"one busy domain beside {DOMAINS} blocked, {pace:<5}     {cost:5.2f} times the time alone"
