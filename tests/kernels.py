@@ -43,10 +43,13 @@ mount -t devtmpfs devtmpfs /dev
 """
 
 SHELL_INIT = f"""{MOUNTS}echo "{REACHED}"
-setsid cttyhack sh
+for how in poweroff reboot halt; do echo "alias $how='$how -f'"; done > /root/aliases
+ENV=/root/aliases setsid cttyhack sh
 poweroff -f
 """
-"""An ``/init`` that gives an interactive shell on the console, and powers off when that shell ends."""
+"""An ``/init`` that gives an interactive shell on the console, and powers off when that shell ends.
+
+No real init is there for ``poweroff`` to ask, so the shell's does it itself."""
 
 POWEROFF_INIT = f"""{MOUNTS}echo "{REACHED}"
 poweroff -f

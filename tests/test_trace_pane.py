@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from tests.fakes_records import SIZES, FakeRecords, PaneApp, made, piloted, status
 from xentui.engine.expression import Expression
-from xentui.engine.trace import Kind
+from xentui.engine.trace import Kind, Record
 from xentui.screens.records import Matches, search
 from xentui.screens.trace import TracePane
-from xentui.screens.trace_lines import clock, span
+from xentui.screens.trace_lines import Shape, clock, line, span
 from xentui.screens.trace_summary import Summary, picture, quantile
+from xentui.screens.words import shortened
 
 
 @asynccontextmanager
@@ -352,6 +353,14 @@ def test_times_line_up() -> None:
     assert [span(ns) for ns in (0, 999, 1000, 123_456, 4_100_000, 10**11)] == [
         "+0ns", "+999ns", "+1.0µs", "+123µs", "+4.1ms", "+100s",
     ]  # fmt: skip
+
+
+def test_a_long_name_is_cut_with_a_sign_and_keeps_its_vcpu() -> None:
+    shape = Shape(width=80, name=12)
+    record = Record(*[0] * 11)._replace(kind=Kind.BLOCK, domain=1, vcpu=3)
+    assert line(record, 0, None, {1: "vmlinuz-6.1.0-amd64"}, 64, shape, "  ").domain == "vmlinuz-6…·3 "
+    assert line(record, 0, None, {1: "alpha"}, 64, shape, "  ").domain == "alpha·3      "
+    assert [shortened("alpha", cells) for cells in (0, 1, 4, 5)] == ["", "…", "alp…", "alpha"]
 
 
 def test_rows_of_numpy_are_left_as_they_are() -> None:

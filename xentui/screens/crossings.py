@@ -13,6 +13,7 @@ from xentui.screens.sheet import Line, SheetPane, fit
 from xentui.screens.trace_lines import count as grouped
 from xentui.screens.trace_lines import domain_name
 from xentui.screens.words import count as short
+from xentui.screens.words import shortened
 
 _SLICE = 0.02
 _GLOW = 0.6
@@ -134,9 +135,7 @@ Keys: **d D** one domain, or all
         spaced = len(lines) + sum(2 * len(ways[domain]) + 2 for domain in domains) <= height
         top = max((max(each.values()) for each in self._counts.values()), default=1)
         for place, domain in enumerate(domains):
-            name = domain_name(domain, self.names)
-            if len(name) > lane.label - 2:
-                name = f"{name[: lane.label - 3]}…"
+            name = shortened(domain_name(domain, self.names), lane.label - 2)
             lines.append([(f" {name}", f"title+{_INKS[(domain - 1) % len(_INKS)]}"), *lane.empty(len(name) + 1)])
             for way in ways[domain]:
                 lines.append(self._way(domain, way, lane, top, width))

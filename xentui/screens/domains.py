@@ -15,7 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.strip import Strip
 
 from xentui.screens.rows import RowPane
-from xentui.screens.words import STATES, count, plain
+from xentui.screens.words import STATES, count, plain, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,7 @@ def _width(domain: Any, history: History) -> str:
 
 COLUMNS: tuple[Column, ...] = (
     Column("", 2, 0, "muted", lambda domain, history: str(domain.id)),
-    Column("domain", 12, 0, "", lambda domain, history: plain(domain.name), True),
+    Column("domain", 12, 0, "", lambda domain, history: shortened(plain(domain.name), 12), True),
     Column("state", 11, 0, "state", _state, True),
     Column("CPU", 5, 0, "", lambda domain, history: f"{min(history.rate('cpu'), 9.99):.0%}"),
     Column("", 16, 7, "blue", lambda domain, history: history.spark("cpu", 16, 1.0), True),

@@ -12,6 +12,7 @@ from rich.cells import set_cell_size
 
 from xentui.engine.trace import Kind, Record
 from xentui.engine.trace_decode import Field, fields, title
+from xentui.screens.words import shortened
 
 _RESULT = 11
 _FACTS = 96
@@ -143,19 +144,15 @@ def line(
     if shape.rip:
         when += f"{record.rip:016x} " if record.rip else " " * 17
     domain = domain_name(record.domain, names)
-    domain = set_cell_size(f"{domain}·{record.vcpu}" if record.vcpu else domain, shape.name) + " "
+    vcpu = f"·{record.vcpu}" if record.vcpu else ""
+    domain = set_cell_size(shortened(domain, shape.name - len(vcpu)) + vcpu, shape.name) + " "
     found = words(record, width)
     # names and numbers of the trace are of characters one cell wide; only a domain's name may have others
     room = min(shape.width - len(mark) - len(when) - shape.name - 2, _FACTS + _RESULT)
     end = f" {found.end:>{_RESULT - 1}}" if len(found.end) < _RESULT else f" {found.end}"
     name = found.title[: max(0, room - len(end))]
     left = max(0, room - len(end) - len(name))
-    arguments = found.arguments if len(found.arguments) <= left else _cut(found.arguments, left)
+    arguments = shortened(found.arguments, left)
     arguments += " " * (left - len(arguments))
     cells = len(mark) + len(when) + shape.name + 1 + len(name) + left + len(end)
     return Line(mark, when, domain, name, arguments, end, found.failed, record.kind, record.domain, cells)
-
-
-def _cut(text: str, cells: int) -> str:
-    """A text that is too long, with a sign that it is."""
-    return text[: cells - 1] + "…" if cells > 0 else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rich.cells import cell_len, set_cell_size
+
 from xentui.engine.clock import MAX_NS
 
 STATES = {
@@ -69,3 +71,10 @@ def spoken(ns: int) -> str:
         if ns >= size:
             return f"{ns / size:.2f} {unit}"
     return f"{ns} nanoseconds"
+
+
+def shortened(text: str, cells: int) -> str:
+    """A text in at most so many columns, with a sign where it goes on."""
+    if cell_len(text) <= cells:
+        return text
+    return set_cell_size(text, cells - 1).rstrip() + "…" if cells > 0 else ""
