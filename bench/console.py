@@ -1,9 +1,11 @@
-"""What the console costs: opening and filtering ten million records, and the trace pane while 100,000 a second arrive.
+"""What the console costs: opening and filtering ten million records, the trace pane while 100,000 a second arrive, and
+the engine's speed under it.
 
-    python bench/console.py [--records N] [--seconds S] [--keep FILE]
+    python bench/console.py [--records N] [--seconds S] [--keep FILE] [--pairs N] [--only-engine]
 
 Prints each figure beside its target, and the ratio (up to 1.00 is within). The recording is of a made-up run
-(bench/recording.py), the pane runs in a process and a pseudo-terminal of its own, and is watched from outside.
+(bench/recording.py), the pane runs in a process and a pseudo-terminal of its own, and is watched from outside. For the
+engine's speed the whole console is opened on bench64, and the same run is made headless, in turn (bench/snapshots.py).
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ from typing import Any
 
 import numpy as np
 from recording import bench_write, made_up_run
+from snapshots import CONSOLE_TARGET, Times, guest, headless
 
 from xentui.engine.expression import Expression
+from xentui.engine.setup import Setup
 from xentui.recording.reader import Recording
 from xentui.screens.records import Matches, RecordedTrace, search
 
@@ -164,17 +168,18 @@ def pane_process(rate: int, expression: str) -> None:
     Bench().run()
 
 
-def start_pane(width: int, height: int, expression: str) -> tuple[subprocess.Popen[bytes], int]:
-    """The pane in a pseudo-terminal; its process, and our end."""
+def start_in_terminal(width: int, height: int, *arguments: str, **more: Any) -> tuple[subprocess.Popen[bytes], int]:
+    """This program, with such arguments, in a pseudo-terminal; its process, and our end."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, __file__, "--pane", expression],
+        [sys.executable, __file__, *arguments],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
         start_new_session=True,
+        **more,
     )
     os.close(theirs)
     return process, ours
@@ -202,7 +207,7 @@ def processor_seconds(pid: int) -> float:
 
 def bench_pane(width: int, height: int, seconds: float, expression: str = "") -> None:
     """The pane followed for some seconds: processor time, and from key press to changed screen."""
-    process, fd = start_pane(width, height, expression)
+    process, fd = start_in_terminal(width, height, "--pane", expression)
     try:
         read_for(fd, 4.0)
         before, start = processor_seconds(process.pid), time.perf_counter()
@@ -227,18 +232,114 @@ def bench_pane(width: int, height: int, seconds: float, expression: str = "") ->
         os.close(fd)
 
 
+# --- the engine under the whole console -------------------------------------------------------------------------------
+
+SETTLED = 2.0
+"""Seconds after which the first screen is there and nothing is imported any more."""
+
+
+def busy_setup(scale: int) -> Setup:
+    """A guest that never waits."""
+    return Setup([guest(argparse.Namespace(linux=False, scale=scale), "")])
+
+
+def console_process(scale: int, report: int) -> None:
+    """The console's side: all of it, on a run that begins when the screen is there and is timed to its end."""
+    from xentui.app import XentuiApp
+    from xentui.engine.process import Engine
+    from xentui.screens.trace import TracePane
+
+    with Engine.start(busy_setup(scale)) as engine:
+
+        class Timed(XentuiApp):
+            begun: Times | None = None
+            ran = False
+
+            def on_mount(self) -> None:  # besides the console's own, which Textual calls too
+                self.set_timer(SETTLED, self.begin)
+
+            def begin(self) -> None:
+                engine.set_warp(True)
+                self.begun = time.perf_counter(), engine.status.cpu
+                engine.run()
+                self.set_interval(0.01, self.look)
+
+            def look(self) -> None:
+                status = engine.status
+                self.ran |= status.running
+                trace = self.main.grid.pane("trace")
+                if self.begun is None or status.running or not self.ran:
+                    return
+                if not isinstance(trace, TracePane) or not trace.model.follow:
+                    self.exit(message="the trace is not followed")  # and nothing is reported
+                    return
+                wall, cpu = time.perf_counter() - self.begun[0], status.cpu - self.begun[1]
+                os.write(report, f"{wall} {cpu}".encode())
+                self.begun = None
+                self.exit()
+
+        Timed(engine, run=False).run()
+
+
+def under_console(scale: int) -> Times:
+    """What the run takes with the console open at 120×40, the trace followed."""
+    reading, writing = os.pipe()
+    folder = tempfile.TemporaryDirectory()  # as if for the first time: with the layout that is given then
+    os.environ["XDG_CONFIG_HOME"] = folder.name
+    process, fd = start_in_terminal(120, 40, "--console", f"{scale},{writing}", pass_fds=(writing,))
+    os.close(writing)
+    what = b""
+    try:
+        while select.select([fd, reading], [], [], 120)[0]:
+            if select.select([reading], [], [], 0)[0]:
+                break
+            os.read(fd, 1 << 16)
+        what = os.read(reading, 100)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(fd)
+        os.close(reading)
+        folder.cleanup()
+    if not what:
+        raise SystemExit("the console did not see the run to its end with the trace followed")
+    wall, cpu = map(float, what.split())
+    return wall, cpu
+
+
+def bench_engine(scale: int, pairs: int) -> None:
+    """The console's share of the engine's speed: each run with it against one without, in turn."""
+    setup = busy_setup(scale)
+    both = [(headless(setup), under_console(scale)) for _ in range(pairs)]
+    for kind, what in enumerate(("host time", "the engine's processor time")):
+        ratios = [alone[kind] / watched[kind] for alone, watched in both]
+        print(f"  headless over watched, {what}: " + " ".join(f"{ratio:.3f}" for ratio in ratios))
+        kept = 100 * statistics.median(ratios)
+        line(f"120×40, engine's speed kept, {what}, at least", kept, "%", 100 * CONSOLE_TARGET)
+
+
 def main() -> int:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=10_000_000, help="how many records the recording has")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long to watch the pane")
     parser.add_argument("--keep", metavar="FILE", help="keep the recording there, and use it when it is there already")
+    parser.add_argument("--pairs", type=int, default=5, help="how many pairs of runs for the engine's speed")
+    parser.add_argument("--scale", type=int, default=30, help="how much the guest does in each")
+    parser.add_argument("--only-engine", action="store_true", help="the engine's speed alone")
     parser.add_argument("--pane", metavar="FILTER", help=argparse.SUPPRESS)
+    parser.add_argument("--console", metavar="SCALE,FD", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.pane is not None:
         pane_process(RATE, options.pane)
         return 0
+    if options.console is not None:
+        console_process(*map(int, options.console.split(",")))
+        return 0
     print(f"{'':<58} {'':>9} {'':<8} {'target':>8} {'ratio':>8}")
+    bench_engine(options.scale, options.pairs)
+    if options.only_engine:
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         path = options.keep or os.path.join(folder, "bench.xtrace")
         if not os.path.exists(path):
