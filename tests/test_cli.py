@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -308,3 +309,35 @@ def test_bad_configurations(tmp_path: Path, xtrace: Path, text: str, place: str,
     path = tmp_path / "guest.cfg"
     path.write_text(text.replace("%s", str(HELLO)))
     refused(record(xtrace, path), f"xentui: {path}{place}", *words)
+
+
+_ASKED = """
+import os, sys
+from unittest import mock
+from xentui import console
+
+def start(_setup):
+    assert "textual" not in sys.modules
+    raise SystemExit(0)
+
+with mock.patch("xentui.engine.process.Engine.start", start), mock.patch.object(
+    console, "problem_with_terminal", lambda: None
+):
+    try:
+        console._show(None, run=False)
+    except SystemExit:
+        pass
+from textual.constants import ESCAPE_DELAY
+print(ESCAPE_DELAY)
+"""
+
+
+@pytest.mark.parametrize(("own", "seconds"), [(None, 0.025), ("70", 0.07)])
+def test_a_lone_escape_is_soon_a_key(own: str | None, seconds: float) -> None:
+    """Textual waits for what may follow it, as long as its environment says when it is imported."""
+    environment = {key: value for key, value in os.environ.items() if key != "ESCDELAY"}
+    if own is not None:
+        environment["ESCDELAY"] = own
+    command = [sys.executable, "-c", _ASKED]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert float(told.stdout) == seconds
