@@ -53,9 +53,10 @@ DEEP = ("cr2 & 0xfff == 0xabc", "~ 0xffff8880", "~ 7f00")
 """Filters that must look at what records hold, value by value."""
 
 
-def line(what: str, value: float, unit: str, target: float) -> None:
-    """One line of the table."""
-    print(f"{what:<58} {value:9.3f} {unit:<8} {target:8.2f} {value / target:8.2f}", flush=True)
+def line(what: str, value: float, unit: str, target: float, least: bool = False) -> None:
+    """One line of the table; `least`: the target is what the value must reach."""
+    ratio = target / value if least else value / target
+    print(f"{what:<58} {value:9.3f} {unit:<8} {target:8.2f} {ratio:8.2f}", flush=True)
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -321,7 +322,7 @@ def bench_engine(scale: int, pairs: int) -> None:
         ratios = [alone[kind] / shown[kind] for alone, shown in both]
         print(f"  headless over watched, {what}: " + " ".join(f"{ratio:.3f}" for ratio in ratios))
         kept = 100 * statistics.median(ratios)
-        line(f"120×40, engine's speed kept, {what}, at least", kept, "%", 100 * CONSOLE_TARGET)
+        line(f"120×40, engine's speed kept, {what}, at least", kept, "%", 100 * CONSOLE_TARGET, least=True)
 
 
 def main() -> int:
