@@ -113,7 +113,7 @@ class Help(ModalScreen[None]):
                 from textual.widgets import Markdown  # it takes its time to import, and the first screen needs none
 
                 yield Markdown(self.text)
-            yield Static(self._table())
+            yield Static()
 
     def _table(self) -> Text:
         """The commands, group by group."""
@@ -126,8 +126,9 @@ class Help(ModalScreen[None]):
         return table
 
     def on_mount(self) -> None:
-        """The arrows scroll at once."""
+        """The arrows scroll at once. The commands, many lines below, come when what is above them is on the screen."""
         self.query_one(VerticalScroll).focus()
+        self.call_after_refresh(lambda: self.query_one(Static).update(self._table()))
 
 
 class Jump(ModalScreen[str | None]):
