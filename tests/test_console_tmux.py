@@ -172,6 +172,38 @@ def test_no_colour(tmux: Tmux, tmp_path: Path) -> None:
         assert red == green == blue
 
 
+PANES = {
+    "1": "Domains",
+    "2": "Consoles",
+    "3": "Trace",
+    "4": "Ring crossings",
+    "5": "CPU",
+    "6": "Memory",
+    "7": "Event channels",
+    "8": "Shared rings",
+    "9": "Scheduler",
+    "0": "Inject",
+}
+
+
+def test_without_mouse_or_colour_in_a_tiny_window_and_back(tmux: Tmux, tmp_path: Path) -> None:
+    """A VT100 has neither: every pane is reached by its key, and nothing breaks where nothing has room."""
+    console = Console(tmux, tmp_path, "hello32", size=(80, 24), TERM="vt100", NO_COLOR="1")
+    tmux.shows("▶ running")
+    tmux.keys("Space")
+    tmux.shows("paused")
+    for key, title in PANES.items():
+        tmux.keys(key)
+        tmux.until(lambda title=title: re.search(f"━ . {title} ", tmux.text()))
+    for width, height in ((20, 5), (7, 2), (80, 24)):
+        tmux.run("resize-window", "-t", "t", "-x", str(width), "-y", str(height))
+        tmux.until(lambda height=height: len(tmux.text().splitlines()) == height and tmux.text().strip())
+    tmux.until(lambda: "paused" in tmux.text() and "quit" in tmux.text().splitlines()[-1])
+    tmux.keys("q")
+    tmux.shows("status 0")
+    console.gone()
+
+
 def test_a_recording_opens_paused_at_its_start(tmux: Tmux, tmp_path: Path) -> None:
     path = tmp_path / "hello.xtrace"
     command = [sys.executable, "-m", "xentui", "--record", str(path), "hello32", "--input", "poweroff\\n"]
