@@ -11,7 +11,7 @@ import pytest
 from tests.test_app import SIZES, Console, drive, own_folder, ready
 from tests.test_console_tmux import Console as Terminal
 from tests.tmux import Tmux, needed
-from xentui.screens import layout
+from xentui.screens import layout, sheet
 from xentui.screens import terminal as emulation
 
 __all__ = ["drive", "own_folder"]
@@ -68,6 +68,21 @@ def test_a_layout_and_a_zoomed_pane_are_there_again(drive: Callable[..., None]) 
         assert layout.names(grid.arrangement) == ["trace", "consoles"] and grid.maximised == "trace"
 
     drive(steps)
+
+
+def luminance(colour: tuple[int, int, int]) -> float:
+    """Relative luminance as WCAG 2.2 defines it."""
+    parts = (part / 255 for part in colour)
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_nothing_is_too_grey_for_the_back_row() -> None:
+    """WCAG's enhanced contrast, 7 to 1, of every ink that is laid on the presentation's black."""
+    for name in sheet.INKS:
+        style = sheet.ink(name, sheet.CONTRAST)
+        if style.color is not None and style.bgcolor is None:
+            assert (luminance(style.color.get_truecolor()) + 0.05) / 0.05 >= 7, name
 
 
 def test_another_window_while_presenting(drive: Callable[..., None]) -> None:

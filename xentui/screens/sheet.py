@@ -17,6 +17,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 
 from xentui.engine.views import ViewError
+from xentui.screens import themes
 from xentui.screens.pane import Pane
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 Line = list[tuple[str, str]]
 
-INKS: dict[str, tuple[str, str]] = {
+INKS: dict[str, tuple[str, ...]] = {
     "": ("", ""),
-    "dim": ("#7d8790", "#6b747c"),
-    "label": ("#8fb7d9", "#2a5d8a"),
+    "dim": ("#7d8790", "#6b747c", "#b4bfca"),
+    "label": ("#8fb7d9", "#2a5d8a", "#bcdcf7"),
     "title": ("bold", "bold"),
     "strong": ("bold", "bold"),
     "changed": ("bold #f5a742", "bold #a85a00"),
@@ -43,15 +44,17 @@ INKS: dict[str, tuple[str, str]] = {
     "error": ("bold #ff7a45", "bold #b83400"),
     "now": ("bold #101418 on #6cb6ff", "bold #ffffff on #0060b0"),
 }
-"""Ink to its style on dark and on light themes."""
+"""Ink to its style on dark and on light themes; and for the back row, where that is not as on dark ones."""
+DARK, LIGHT, CONTRAST = range(3)
 
 
 @cache
-def ink(name: str, dark: bool = True) -> Style:
+def ink(name: str, look: int = DARK) -> Style:
     """The style of an ink, of several joined by +, or of a Rich style where there is no such ink."""
     first, _, rest = name.partition("+")
-    style = Style.parse(INKS[first][0 if dark else 1]) if first in INKS else Style.parse(first)
-    return style + ink(rest, dark) if rest else style
+    looks = INKS.get(first, (first,))
+    style = Style.parse(looks[look if look < len(looks) else DARK])
+    return style + ink(rest, look) if rest else style
 
 
 def length(line: Line) -> int:
@@ -192,9 +195,10 @@ class SheetPane(Pane):
         """One row for Textual."""
         width = self.content_size.width
         base = self.rich_style
-        dark = self.app.current_theme.dark
+        theme = self.app.current_theme
+        look = CONTRAST if theme.name == themes.CONTRAST.name else DARK if theme.dark else LIGHT
         line = self._lines[y] if y < len(self._lines) else []
-        strip = Strip([Segment(text, base + ink(style, dark)) for text, style in line if text])
+        strip = Strip([Segment(text, base + ink(style, look)) for text, style in line if text])
         return strip.adjust_cell_length(width, base)
 
     def text(self) -> str:
