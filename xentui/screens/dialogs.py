@@ -106,6 +106,7 @@ class Help(ModalScreen[None]):
         """`text`: Markdown about the pane; `commands`: group to (keys, name with arguments, what it does)."""
         super().__init__()
         self.text, self.commands = text, commands
+        self._below = Static()
 
     def compose(self) -> ComposeResult:
         with VerticalScroll():
@@ -113,7 +114,7 @@ class Help(ModalScreen[None]):
                 from textual.widgets import Markdown  # it takes its time to import, and the first screen needs none
 
                 yield Markdown(self.text)
-            yield Static()
+            yield self._below
 
     def _table(self) -> Text:
         """The commands, group by group."""
@@ -128,7 +129,7 @@ class Help(ModalScreen[None]):
     def on_mount(self) -> None:
         """The arrows scroll at once. The commands, many lines below, come when what is above them is on the screen."""
         self.query_one(VerticalScroll).focus()
-        self.call_after_refresh(lambda: self.query_one(Static).update(self._table()))
+        self.call_after_refresh(lambda: self._below.update(self._table()))
 
 
 class Jump(ModalScreen[str | None]):
