@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,40 @@ def test_what_is_no_demonstration(tmp_path: Path, name: str) -> None:
 def test_without_record_guests_are_looked_at_too(tmp_path: Path) -> None:
     refused(run("helo64"), "helo64", "did you mean hello64?")
     refused(run(tmp_path), str(tmp_path), "is a directory")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("hello64", ["give NAME=ADDRESS"]),
+        ("hello64=:99999999", [":99999999", "is no address"]),
+        ("hello32=:1234", ["hello32", "there is hello64"]),
+        ("hello64=/nonexistent/gdb", ["/nonexistent/gdb", "cannot listen there", "No such file"]),
+    ],
+)
+def test_gdb_addresses_are_looked_at_before_the_console_opens(address: str, words: list[str]) -> None:
+    refused(run("hello64", "--gdb", address), "--gdb", *words)
+
+
+def test_a_gdb_address_that_is_taken(tmp_path: Path) -> None:
+    """A port, a Unix socket on which somebody listens, or what an earlier option has named."""
+    path = tmp_path / "gdb"
+    with socket.create_server(("127.0.0.1", 0)) as port, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(path))
+        unix.listen(1)
+        for address in (f":{port.getsockname()[1]}", str(path)):
+            refused(run("hello64", "--gdb", f"hello64={address}"), address, "Address already in use")
+    twice = ["--gdb", f"hello64={tmp_path / 'two'}", "--gdb", f"hello64-2={tmp_path / 'two'}"]
+    refused(run("hello64", "hello64", *twice), "two", "Address already in use")
+    assert not (tmp_path / "two").exists(), "what was opened is closed"
+
+
+def test_a_gdb_socket_that_a_killed_server_left_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "gdb"
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(path))
+    refused(run("hello64", "--gdb", f"hello64={path}"), "the console needs a terminal")
+    assert not path.exists()
 
 
 def test_help_names_guests_options_and_statuses() -> None:

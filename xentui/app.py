@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.screen import Screen
 
-    from xentui.gdb.server import GdbServer
+    from xentui.gdb.server import GdbServer, Listener
     from xentui.tour import Tour
 
 _REPORTED = (ValueError, LookupError, OSError)
@@ -57,18 +57,18 @@ class XentuiApp(App[None], inherit_bindings=False):
         *,
         run: bool = True,
         tour: Tour | None = None,
-        gdb: Sequence[tuple[str, str]] = (),
+        gdb: Sequence[Listener] = (),
         present: bool = False,
     ) -> None:
         """`run`: let the guests go as soon as the screen is there (a recording stands at its start instead).
-        `tour`: the demonstration to lead through. `gdb`: domains' names and addresses for gdb.
+        `tour`: the demonstration to lead through. `gdb`: where gdbs come in, closed at the end.
         `present`: in presentation mode."""
         super().__init__()
         self.engine = engine
         self.run_at_start = run and tour is None
         self.tour = tour
         self._present = present
-        self._gdb_addresses = gdb
+        self._gdb_listeners = gdb
         self._gdb: GdbServer | None = None
         self.commands: dict[str, Command]
         self.commands, self._problems = load_table()
@@ -131,8 +131,8 @@ class XentuiApp(App[None], inherit_bindings=False):
         self.feed.pump()
         if self.feed.status is None:
             return
-        if self._gdb_addresses:
-            self.attempt(self._serve_gdb)
+        if self._gdb_listeners:
+            self._serve_gdb()
         if self._gdb is not None:
             self._gdb.settled()
         if self.run_at_start:
@@ -142,12 +142,12 @@ class XentuiApp(App[None], inherit_bindings=False):
             self.tour.advance()
 
     def _serve_gdb(self) -> None:
-        """Open the sockets for gdb."""
+        """Let gdbs in."""
         from xentui.gdb.server import GdbServer
 
-        addresses, self._gdb_addresses = list(self._gdb_addresses), ()
+        listeners, self._gdb_listeners = self._gdb_listeners, ()
         loop = asyncio.get_running_loop()
-        self._gdb = GdbServer(self.engine, addresses, loop.add_reader, loop.remove_reader)
+        self._gdb = GdbServer(self.engine, listeners, loop.add_reader, loop.remove_reader)
 
     def _unwatch(self) -> None:
         if self._watched >= 0:

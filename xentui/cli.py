@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from xentui.config import GuestSpec
+    from xentui.gdb.server import Listener
 
 _UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "min": 60_000_000_000}
 _WRITTEN = {"limit": "for"}
@@ -362,7 +363,7 @@ def _console(options: argparse.Namespace, given: list[str], arguments: list[str]
     if options.demo is not None:
         return demonstrate(options.demo)
     specs = _specifications(options)
-    return show(options, specs, _gdb_addresses(options, specs))
+    return show(options, specs, _gdb_listeners(options, specs))
 
 
 def _serve(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -380,18 +381,18 @@ def _serve(options: argparse.Namespace, arguments: list[str]) -> int:
     return serve(arguments, options.serve)
 
 
-def _gdb_addresses(options: argparse.Namespace, specs: list[GuestSpec]) -> list[tuple[str, str]]:
-    """Which domains are served to gdb, and where."""
+def _gdb_listeners(options: argparse.Namespace, specs: list[GuestSpec]) -> list[Listener]:
+    """The sockets on which domains are served to gdb, open."""
     if not options.gdb:
         return []
-    from xentui.gdb.server import GdbError, parse
+    from xentui.gdb.server import GdbError, listen, parse
 
+    names = [spec.name for spec in specs]
     try:
         found = [parse(argument) for argument in options.gdb]
+        for name, _ in found:
+            if name not in names:
+                raise UsageError(f"--gdb {name}: no guest has that name; there is {', '.join(names)}")
+        return listen(found)
     except GdbError as error:
         raise UsageError(str(error)) from None
-    names = [spec.name for spec in specs]
-    for name, _ in found:
-        if name not in names:
-            raise UsageError(f"--gdb {name}: no guest has that name; there is {', '.join(names)}")
-    return found

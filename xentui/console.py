@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xentui.config import GuestSpec
     from xentui.demonstration import Demonstration
     from xentui.engine.messages import Setup
+    from xentui.gdb.server import Listener
 
 
 PAGE_DRIVER = "xentui.page_driver:PageDriver"
@@ -35,11 +36,15 @@ def problem_with_terminal() -> str:
     return ""
 
 
-def show(options: argparse.Namespace, specs: list[GuestSpec], gdb: Sequence[tuple[str, str]] = ()) -> int:
-    """Run the guests under the console until the user leaves; the exit status."""
+def show(options: argparse.Namespace, specs: list[GuestSpec], gdb: Sequence[Listener] = ()) -> int:
+    """Run the guests under the console until the user leaves; the exit status. `gdb`: where gdbs come in."""
     from xentui.record import make_setup
 
-    return _show(make_setup(options, specs), run=True, gdb=gdb)
+    try:
+        return _show(make_setup(options, specs), run=True, gdb=gdb)
+    finally:
+        for listener in gdb:
+            listener.close()
 
 
 def demonstrate(name: str, present: bool = False) -> int:
@@ -101,7 +106,7 @@ def _show(
     run: bool,
     recording: str | None = None,
     told: Demonstration | None = None,
-    gdb: Sequence[tuple[str, str]] = (),
+    gdb: Sequence[Listener] = (),
     present: bool = False,
 ) -> int:
     """Start the engine and the console on it. `run`: the guests go at once; `recording`: where its marks are kept;

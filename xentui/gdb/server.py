@@ -10,7 +10,7 @@ import os
 import selectors
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,41 +45,86 @@ def parse(argument: str) -> tuple[str, str]:
     return name, f":{port}"
 
 
-class Door:
-    """A domain's listening socket, and the gdb that has come in by it."""
+class Listener:
+    """A domain's listening socket. It is opened before there is an engine, for what is wrong to be said at once."""
 
-    def __init__(self, engine: Engine, name: str, address: str) -> None:
-        self.engine, self.name, self.address = engine, name, address
-        self.session: Session | None = None
-        self.debuggee: EngineDebuggee | None = None
-        self.connection: socket.socket | None = None
+    def __init__(self, name: str, address: str) -> None:
+        """`address`: as `parse` gives it. Raises GdbError."""
+        self.name = name
         self._path: Path | None = None
         try:
-            self.listener = self._listen(address)
+            self.socket = self._listen(address)
         except OSError as error:
-            raise GdbError(f"--gdb {name}={address}: cannot listen there: {error.strerror or error}") from None
-        self.listener.setblocking(False)
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise GdbError(f"--gdb {name}={address}: cannot listen there: {reason}; another may be free") from None
+        self.socket.setblocking(False)
 
     def _listen(self, address: str) -> socket.socket:
         if "/" not in address:
             return socket.create_server(("127.0.0.1", int(address[1:])), backlog=1)
         path = Path(address)
         with suppress(FileNotFoundError):
-            if stat.S_ISSOCK(path.lstat().st_mode):
+            if stat.S_ISSOCK(path.lstat().st_mode) and not _answers(address):
                 path.unlink()  # left by a server that was killed
         listener = socket.socket(socket.AF_UNIX)
         old = os.umask(0o177)
         try:
             listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
         finally:
             os.umask(old)
         listener.listen(1)
         self._path = path
         return listener
 
+    def close(self) -> None:
+        """No gdb comes in any more; a second time does nothing."""
+        self.socket.close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            self._path = None
+
+
+def _answers(path: str) -> bool:
+    """Does somebody listen on a Unix socket?"""
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.setblocking(False)
+        try:
+            caller.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except BlockingIOError:
+            return True  # its queue is full
+    return True
+
+
+def listen(addresses: Sequence[tuple[str, str]]) -> list[Listener]:
+    """Sockets for domains' names and addresses: all of them or none. Raises GdbError."""
+    listeners: list[Listener] = []
+    try:
+        for name, address in addresses:
+            listeners.append(Listener(name, address))
+    except GdbError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+class Door:
+    """A domain's listening socket, and the gdb that has come in by it."""
+
+    def __init__(self, engine: Engine, listener: Listener) -> None:
+        self.engine, self.listener, self.name = engine, listener, listener.name
+        self.session: Session | None = None
+        self.debuggee: EngineDebuggee | None = None
+        self.connection: socket.socket | None = None
+
     def accept(self) -> socket.socket | None:
         """A gdb comes in: the machine stands still for it. None if one is here already."""
-        connection, _ = self.listener.accept()
+        connection, _ = self.listener.socket.accept()
         width = next((domain.width for domain in self.engine.status.domains if domain.name == self.name), None)
         if self.connection is not None or width is None:
             connection.close()
@@ -140,8 +185,6 @@ class Door:
         """No gdb comes in any more."""
         self.hang_up()
         self.listener.close()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
 
 
 class GdbServer:
@@ -150,21 +193,15 @@ class GdbServer:
     def __init__(
         self,
         engine: Engine,
-        addresses: list[tuple[str, str]],
+        listeners: Sequence[Listener],
         watch: Callable[[int, Callable[[], None]], object],
         unwatch: Callable[[int], object],
     ) -> None:
         self.engine = engine
         self._watch, self._unwatch = watch, unwatch
-        self.doors: list[Door] = []
-        try:
-            for name, address in addresses:
-                door = Door(engine, name, address)
-                self.doors.append(door)
-                watch(door.listener.fileno(), lambda door=door: self._accept(door))  # type: ignore[misc]
-        except GdbError:
-            self.close()
-            raise
+        self.doors = [Door(engine, listener) for listener in listeners]
+        for door in self.doors:
+            watch(door.listener.socket.fileno(), lambda door=door: self._accept(door))  # type: ignore[misc]
 
     def _accept(self, door: Door) -> None:
         connection = door.accept()
@@ -186,7 +223,7 @@ class GdbServer:
     def close(self) -> None:
         """End all sessions; the machine is left as it is."""
         for door in self.doors:
-            for end in (door.listener, door.connection):
+            for end in (door.listener.socket, door.connection):
                 if end is not None:
                     self._unwatch(end.fileno())
             door.close()
@@ -200,7 +237,7 @@ def serve(engine: Engine, addresses: list[tuple[str, str]], idle: Callable[[], b
         def watch(fd: int, callback: Callable[[], None]) -> None:
             selector.register(fd, selectors.EVENT_READ, callback)
 
-        server = GdbServer(engine, addresses, watch, selector.unregister)
+        server = GdbServer(engine, listen(addresses), watch, selector.unregister)
         selector.register(engine.fileno(), selectors.EVENT_READ)
         try:
             while not idle():
