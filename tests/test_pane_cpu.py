@@ -45,6 +45,8 @@ def test_every_size_shows_who_and_where(machine: Machine, size: tuple[int, int])
         text = app.screen_text()
         assert "hello32 d2v0  32-bit code, kernel" in text and "esp" in text
         assert all(len(line) <= size[0] for line in text.splitlines())
+        if size[0] == 40:
+            assert text.splitlines()[0].endswith("…")
         if size[1] > 20:
             assert "▶" in text and "int 0x82" in text and "upcalls open" in text
 

@@ -63,19 +63,21 @@ def length(line: Line) -> int:
 
 
 def fit(line: Line, width: int) -> Line:
-    """The line cut or filled to exactly `width` cells."""
+    """The line filled to exactly `width` cells, or cut, with a sign where more than blanks is lost."""
+    room = width - length(line)
+    if room >= 0:
+        return [*line, (" " * room, "")]
+    lost = cell_len("".join(text for text, _ in line).rstrip()) > width
+    left = max(0, width - lost)
     out: Line = []
-    left = max(0, width)
     for text, style in line:
         size = cell_len(text)
-        if size > left:
-            out.append((set_cell_size(text, left), style))
-            left = 0
-            break
-        out.append((text, style))
+        out.append((text if size <= left else set_cell_size(text, left), style))
         left -= size
-    if left:
-        out.append((" " * left, ""))
+        if left < lost:
+            break
+    if lost and width > 0:
+        out.append(("…", out[-1][1]))
     return out
 
 
@@ -198,6 +200,8 @@ class SheetPane(Pane):
         theme = self.app.current_theme
         look = CONTRAST if theme.name == themes.CONTRAST.name else DARK if theme.dark else LIGHT
         line = self._lines[y] if y < len(self._lines) else []
+        if length(line) > width:
+            line = fit(line, width)
         strip = Strip([Segment(text, base + ink(style, look)) for text, style in line if text])
         return strip.adjust_cell_length(width, base)
 
