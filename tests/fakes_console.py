@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
 from typing import Any
 
 from xentui.config import GuestSpec, resolve_guest
@@ -17,6 +16,7 @@ from xentui.engine import messages
 from xentui.engine.actions import Action
 from xentui.engine.machine import Machine, Stop
 from xentui.engine.record_window import RecordWindow
+from xentui.engine.timeline import Branch, Fork
 from xentui.engine.trace import Kind, TraceRing
 from xentui.engine.views import Query, ViewError, look
 
@@ -49,13 +49,6 @@ class FakeConsoleLog:
         return [piece for piece in self.pieces if piece[0] <= time]
 
 
-@dataclass
-class FakeBranch:
-    """A course of events."""
-
-    end_time: int
-
-
 class FakeEngine:
     """See the module's text. `calls` keeps what it was told, for tests to look at."""
 
@@ -65,7 +58,7 @@ class FakeEngine:
         self.consoles: dict[int, FakeConsoleLog] = {}
         self.log: list[tuple[int, str]] = []
         self.breakpoints: dict[int, Any] = {}
-        self.branches = [FakeBranch(0)]
+        self.branches = [Branch(0)]
         self.failure = ""
         self._closed = False
         self._events: list[messages.Event] = []
@@ -247,8 +240,9 @@ class FakeEngine:
         self.calls.append(("act", action))
         now = self.machine.now()
         if not self.at_end:
+            self.branches[self._branch].end_time = self.end
+            self.branches.append(Branch(len(self.branches), self._branch, Fork(time=now), end_time=now))
             self._branch += 1
-            self.branches.append(FakeBranch(now))
             self._actions = [(when, each) for when, each in self._actions if when <= now]
             self.end = now
             for log in self.consoles.values():

@@ -18,6 +18,7 @@ from xentui.screens import layout, remembered
 from xentui.screens.actions import TABLE
 from xentui.screens.dialogs import Choice, Help, Jump, Question
 from xentui.screens.stage import Stage
+from xentui.screens.words import clock
 
 SIZES = ((80, 24), (120, 40), (200, 60))
 SECONDS = 20
@@ -535,8 +536,24 @@ def test_typing_in_the_past_begins_a_branch(drive: Callable[..., None]) -> None:
         await console.shows("◀ in the past")
         await console.press("t", "x")
         await console.told("this is branch 1 now; branch 0 stays")
+        await console.shows("it answers once the machine runs")
         await console.press("f12")
         await console.shows("branch 1")
+        await console.press("colon")
+        await console.type("branch")
+        left, end = clock(console.engine.branches[1].fork.time), clock(console.engine.branches[0].end_time)
+        await console.shows(f"  branch 0, to {end}")
+        await console.shows(f"▶ branch 1, to {left}, left 0 at {left}")
+
+    drive(steps)
+
+
+def test_typing_to_a_running_guest_says_nothing_of_waiting(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await console.shows('Type "help".')
+        await console.press("t")
+        await console.shows("typing to hello32")
+        assert "it answers once" not in console.text
 
     drive(steps)
 

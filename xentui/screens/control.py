@@ -155,7 +155,7 @@ class Control:
             self.engine.switch(number)
             return
         options = [
-            (str(number), str(number) if number < 10 else "", _branch_words(number, branch))
+            (str(number), str(number) if number < 10 else "", _branch_words(branch, self.engine.status.branch))
             for number, branch in enumerate(self.engine.branches)
         ]
         self.app.push_screen(Choice("Branches of history", options), self._switch)
@@ -292,8 +292,10 @@ class Control:
         self.app.tell(f"saved as {argument}")
 
 
-def _branch_words(number: int, branch: Any) -> str:
-    return f"branch {number}, to {words.clock(branch.end_time)}"
+def _branch_words(branch: Any, current: int) -> str:
+    """A branch in the list: is it the one seen now, how far has it come, and where did it leave another one?"""
+    left = f", left {branch.parent} at {words.clock(branch.fork.time)}" if branch.parent is not None else ""
+    return f"{'▶' if branch.number == current else ' '} branch {branch.number}, to {words.clock(branch.end_time)}{left}"
 
 
 def _number(text: str, default: int) -> int:

@@ -92,7 +92,10 @@ class StatusBar(Widget):
         key, muted = style("bar--key"), Style(color=style("bar--muted").color)
         key = Style(color=key.color, bold=True)
         if self.typing:
-            return Text.assemble((f" typing to {plain(self.typing)} ", style("bar--stop")), " ctrl+] or F12 to leave")
+            line = Text.assemble((f" typing to {plain(self.typing)} ", style("bar--stop")), " ctrl+] or F12 to leave")
+            if self.status is not None and not self.status.running:
+                line.append("  it answers once the machine runs", muted)
+            return line
         status = self.status
         chosen = _RUNNING if status is None or status.running else _PAUSED if status.live else _PAST
         last = self._hint(_ALWAYS, key, muted)
