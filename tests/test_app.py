@@ -468,6 +468,28 @@ def test_help_and_palette(drive: Callable[..., None]) -> None:
     drive(steps)
 
 
+@pytest.mark.parametrize(
+    "keys", [("right_curly_bracket",), ("left_curly_bracket",), ("ctrl+down",), ("2", "less_than_sign")]
+)
+def test_panes_change_size_and_places_at_once(drive: Callable[..., None], keys: tuple[str, ...]) -> None:
+    """Also where no pane comes or goes: the screen follows the layout, not only the next start."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        grid = console.app.main.grid
+
+        def lie() -> dict[str, tuple[int, int, int, int]]:
+            return {pane.id or "": tuple(pane.region) for pane in grid.panes}
+
+        await console.press("1")
+        before = lie()
+        await console.press(*keys)
+        await console.until(lambda: lie() != before)
+        assert lie() == {name: tuple(place) for name, place in grid.places.items()}
+
+    drive(steps)
+
+
 # --- domains and consoles -------------------------------------------------------------------------------------------
 
 

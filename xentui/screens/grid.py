@@ -87,4 +87,4 @@ class PaneGrid(Container):
         seen = tree_layout.names(self.shown)
         for child in self.children:
             child.display = child.id in seen
-        self.refresh(layout=True)
+            child.refresh(layout=True)  # of a widget whose layout changes Textual forgets its parent's places
