@@ -155,3 +155,22 @@ def test_keys_act_on_the_port(machine: Machine) -> None:
             assert not abi.is_masked(1)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_a_vcpu_says_has_room(machine: Machine, width: int) -> None:
+    """Up to the last digit of the callback, where a 64-bit guest's addresses are long."""
+
+    async def run() -> None:
+        app = PaneApp(machine, EventsPane())
+        async with app.run_test(size=(width, 24)) as pilot:
+            app.update()
+            await pilot.press("d")
+            text = app.update()
+            assert "hello64" in text
+            bits = look(machine, "events.bitmaps", domain=1)
+            assert f"callback {bits['vcpus'][0]['callback']:x}" in text and bits["vcpus"][0]["callback"] >> 32
+            line = next(line for line in app.screen_text().splitlines() if "selector" in line)
+            assert line.rstrip().endswith(f"{bits['vcpus'][0]['callback']:x}")
+
+    asyncio.run(run())

@@ -9,7 +9,7 @@ from textual.binding import Binding
 from xentui.engine.trace_decode import seconds
 from xentui.engine.views import Query
 from xentui.screens.port_history import PortEvent, port_history
-from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, window, wrapped
+from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, length, window, wrapped
 
 _BESIDE = 56
 """Cells that the details need beside the bitmap."""
@@ -114,7 +114,7 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
                 (f"  {bits['abi']} ABI, {bits['ports']} ports{follow}", "dim"),
             ]
         ]
-        lines += self._vcpus(bits)
+        lines += self._vcpus(bits, width)
         lines.append(fit(_LEGEND, width))
         words = bits["ports"] // bits["width"]
         left_width = _LABEL + bits["width"] + 4
@@ -130,18 +130,21 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
             bitmap += [heading("the whole bitmap", left_width - 4), *self._overview(bits)]
         return lines + beside(bitmap, self._details(bits, ports, width - left_width), left_width, 0)
 
-    def _vcpus(self, bits: dict[str, Any]) -> list[Line]:
+    def _vcpus(self, bits: dict[str, Any], width: int) -> list[Line]:
         """What each vcpu_info says."""
         lines: list[Line] = []
         for vcpu in bits["vcpus"][:4]:
             pending = ("● upcall pending", "orange") if vcpu["pending"] else ("· no upcall pending", "dim")
             mask = ("○ upcalls masked", "blue") if vcpu["mask"] else ("▪ upcalls open", "green")
-            selector = f"{vcpu['selector']:0{bits['width'] // 4}x}"
-            lines.append(
-                [(f"vCPU {vcpu['vcpu']}  ", "label"), pending, ("  ", ""), mask, ("  selector ", "label"),
-                 (selector, "orange" if vcpu["selector"] else "dim"), ("  callback ", "label"),
-                 (f"{vcpu['callback']:x}", "" if vcpu["callback"] else "dim")]
-            )  # fmt: skip
+            for gap, digits in (("  ", bits["width"] // 4), (" ", 0)):  # closer together where there is no room
+                line: Line = [
+                    (f"vCPU {vcpu['vcpu']}{gap}", "label"), pending, (gap, ""), mask, (f"{gap}selector ", "label"),
+                    (f"{vcpu['selector']:0{digits}x}", "orange" if vcpu["selector"] else "dim"),
+                    (f"{gap}callback ", "label"), (f"{vcpu['callback']:x}", "" if vcpu["callback"] else "dim"),
+                ]  # fmt: skip
+                if length(line) <= width:
+                    break
+            lines.append(line)
             for priority, queued in vcpu["queues"].items():
                 chain = " → ".join(map(str, queued))
                 lines.append([(f"        queue {priority:<2} ", "label"), (chain, "orange")])
