@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from textual.pilot import Pilot
 from tests.fakes_console import FakeEngine
 from tests.test_terminal import HOSTILE
 from xentui.app import XentuiApp
+from xentui.engine import messages
 from xentui.screens import layout, remembered
 from xentui.screens.actions import TABLE
 from xentui.screens.dialogs import Choice, Help, Jump, Question
+from xentui.screens.feed import Feed
 from xentui.screens.stage import Stage
 from xentui.screens.words import clock
 
@@ -513,6 +516,29 @@ def test_typing_into_a_console(drive: Callable[..., None]) -> None:
         assert not console.app.typing
 
     drive(steps)
+
+
+def test_a_crash_that_a_branch_begins_with_is_told_as_well() -> None:
+    """The engine tells it before the status that says that this is the newest moment; one on the way is no news."""
+    sent: list[Any] = []
+    past, new = SimpleNamespace(live=False, failed=False), SimpleNamespace(live=True, failed=False)
+    engine = SimpleNamespace(status=past, pump=lambda: [sent.pop(0) for _ in sent[:]])
+    feed, told = Feed(engine, list), []
+    feed.on_ended = lambda name, reason: told.append((name, reason))
+    feed.on_notice = lambda text: told.append((text,))
+    sent += [messages.StatusEvent(past), messages.Ended(1, "one", "crash", 5)]
+    feed.pump()
+    assert told == [], "it was told when it happened"
+    sent += [messages.Branched(1, 0), messages.Ended(2, "two", "crash", 5)]
+    feed.pump()
+    assert len(told) == 2 and told[1] == ("two", "crash")
+    engine.status = new
+    sent.append(messages.StatusEvent(new))
+    feed.pump()
+    engine.status = past
+    sent += [messages.StatusEvent(past), messages.Ended(2, "two", "crash", 5)]
+    feed.pump()
+    assert len(told) == 2, "back in the past"
 
 
 def test_typing_where_no_console_is_open(drive: Callable[..., None], own_folder: Path) -> None:

@@ -147,6 +147,23 @@ async def test_filters_by_expression_domain_and_kind() -> None:
 
 
 @piloted
+@pytest.mark.parametrize("branch", [0, 1])
+async def test_it_follows_again_when_the_past_is_left(branch: int) -> None:
+    """By going live, or by a branch: what happens there is the newest moment."""
+    records = FakeRecords(made(100))
+    async with shown(records) as (pane, pilot):
+        pane.show({}, status(records, 50))
+        await settled(pane, pilot)
+        assert pane.model.cursor == 49 and "follows" not in pane.text()
+        if branch:
+            records.truncate(50)
+            records.put(made(5, start=10**9))
+        pane.show({}, status(records, branch=branch))
+        await settled(pane, pilot)
+        assert "follows" in pane.text() and "▶" in body(pane)[-1] and pane.model.cursor == records.end - 1
+
+
+@piloted
 async def test_a_filter_follows_what_comes_and_forgets_what_the_ring_drops() -> None:
     records = FakeRecords(made(1200), capacity=2000)
     async with shown(records) as (pane, pilot):

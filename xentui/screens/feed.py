@@ -38,6 +38,8 @@ class Feed:
         """Raise what goes wrong in a pane (for tests)."""
         self._faulty: set[Pane] = set()
         self._asked: tuple[int, list[tuple[Pane, list[Query]]]] | None = None
+        self._branching = False
+        """Was a branch begun whose status has not come yet? What happens there is new, and the status still old."""
 
     def pump(self) -> None:
         """Take what the engine has sent; called when its descriptor can be read."""
@@ -50,17 +52,19 @@ class Feed:
 
     def _statusevent(self, event: Any) -> None:
         self.status = self.engine.status
+        self._branching = False
         if not self.status.failed:
             self.failure = ""  # gone back to a moment before it died
 
     def _ended(self, event: Any) -> None:
-        if self.status is None or self.status.live:
+        if self.status is None or self.status.live or self._branching:
             self.on_ended(event.name, event.reason)
 
     def _notice(self, event: Any) -> None:
         self.on_notice(event.text)
 
     def _branched(self, event: Any) -> None:
+        self._branching = True
         self.on_notice(
             f"history was left: this is branch {event.branch} now; branch {event.old} stays (:branch {event.old})"
         )

@@ -73,6 +73,7 @@ class TraceModel:
             self.widths.update(widths)
             changed = True
         before = self.now
+        self.follow = self.follow or (status.live and not self.live)  # the past was left
         self.now, self.live = status.records, status.live
         if changed:
             self.rebuild()
