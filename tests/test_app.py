@@ -7,6 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from textual.pilot import Pilot
@@ -424,6 +425,20 @@ def test_what_cannot_be_done_is_said(drive: Callable[..., None], line: str, word
         await console.press(":")
         await console.type(line)
         await console.told(words)
+
+    drive(steps)
+
+
+def test_a_picture_keeps_its_blanks(drive: Callable[..., None], tmp_path: Path) -> None:
+    """Renderers other than browsers (librsvg) take blanks that nothing protects together: columns would not be any."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press(":")
+        await console.type(f"screenshot {tmp_path / 'a.svg'}")
+        await console.told("the screen is in")
+        root = ElementTree.parse(tmp_path / "a.svg").getroot()
+        assert root.get("{http://www.w3.org/XML/1998/namespace}space") == "preserve"
 
     drive(steps)
 

@@ -351,6 +351,10 @@ class XentuiApp(App[None], inherit_bindings=False):
         """The screen was drawn."""
         self.control.drawn = True
 
+    def screen_svg(self) -> str:
+        """The screen as a picture. What it says of blanks, browsers know by themselves and librsvg does not."""
+        return self.export_screenshot(title="xentui").replace("<svg ", '<svg xml:space="preserve" ', 1)
+
     def screen_text(self) -> str:
         """The screen as plain text."""
         return "\n".join("".join(segment.text for segment in strip).rstrip()
