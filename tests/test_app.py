@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,6 +20,7 @@ from xentui.screens import layout, remembered
 from xentui.screens.actions import TABLE
 from xentui.screens.dialogs import Choice, Help, Jump, Question
 from xentui.screens.stage import Stage
+from xentui.screens.status_bar import StatusBar
 from xentui.screens.words import clock
 
 SIZES = ((80, 24), (120, 40), (200, 60))
@@ -441,6 +443,24 @@ def test_a_picture_keeps_its_blanks(drive: Callable[..., None], tmp_path: Path) 
         assert root.get("{http://www.w3.org/XML/1998/namespace}space") == "preserve"
 
     drive(steps)
+
+
+def test_a_long_name_leaves_the_branch_in_sight(drive: Callable[..., None]) -> None:
+    """On the status bar of 80 columns, in the past of a branch."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        bar = console.app.main.query_one(StatusBar)
+        one = SimpleNamespace(id=1, name="vmlinuz-6.1.0-50-amd64")
+        status = SimpleNamespace(
+            running=False, live=False, time=19_932_782_947, end_time=19_933_575_908, current=(1, 0), domains=[one],
+            why="", speed=None, branch=12,
+        )  # fmt: skip
+        bar.update_status(status, "", "")
+        first = bar.render().plain.splitlines()[0]
+        assert "vmlinuz-6.1…" in first and "branch 12" in first and len(first) == 80
+
+    drive(steps, (80, 24))
 
 
 def test_every_key_has_one_meaning_and_every_command_is_there() -> None:
