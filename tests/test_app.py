@@ -431,6 +431,28 @@ def test_what_cannot_be_done_is_said(drive: Callable[..., None], line: str, word
     drive(steps)
 
 
+@pytest.mark.parametrize(
+    ("line", "becomes"),
+    [
+        ("inject cr", "inject crash"),
+        ("inject crash hello3", "inject crash hello32"),
+        ("inject 20ms:cr", "inject 20ms:crash"),
+        ("inject 20ms:crash hello6", "inject 20ms:crash hello64"),
+        ("inject fail hello32 mmu_u", "inject fail hello32 mmu_update"),
+    ],
+)
+def test_faults_are_completed_on_the_command_line(drive: Callable[..., None], line: str, becomes: str) -> None:
+    """By the catalogue, as in the pane Inject."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press(":", *("space" if c == " " else c for c in line), "tab")
+        await console.shows(f":{becomes}")
+        assert console.app.complete(line)[0] == becomes
+
+    drive(steps)
+
+
 def test_a_picture_keeps_its_blanks(drive: Callable[..., None], tmp_path: Path) -> None:
     """Renderers other than browsers (librsvg) take blanks that nothing protects together: columns would not be any."""
 

@@ -251,6 +251,11 @@ class XentuiApp(App[None], inherit_bindings=False):
             return names if not done else []
         if usage == "GUEST":
             return built_in_guests()
+        if usage.endswith("FAULT"):
+            from xentui.engine import faults
+
+            at = argument.partition(":")[0] + ":" if not done and ":" in argument else ""
+            return [at + word for word in faults.complete(argument, names)[0]]
         if usage == "DEMONSTRATION":
             from xentui import demonstration
 
