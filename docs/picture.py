@@ -37,7 +37,7 @@ async def draw(engine: Engine, width: int, height: int) -> str:
             await pilot.pause(0.05)
         for _ in range(20):
             await pilot.pause(0.05)
-        return app.export_screenshot(title="xentui")
+        return app.screen_svg()
 
 
 def _engine() -> Engine:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from textual.pilot import Pilot
@@ -21,6 +22,7 @@ from xentui.screens.actions import TABLE
 from xentui.screens.dialogs import Choice, Help, Jump, Question
 from xentui.screens.feed import Feed
 from xentui.screens.stage import Stage
+from xentui.screens.status_bar import StatusBar
 from xentui.screens.words import clock
 
 SIZES = ((80, 24), (120, 40), (200, 60))
@@ -429,6 +431,60 @@ def test_what_cannot_be_done_is_said(drive: Callable[..., None], line: str, word
         await console.told(words)
 
     drive(steps)
+
+
+@pytest.mark.parametrize(
+    ("line", "becomes"),
+    [
+        ("inject cr", "inject crash"),
+        ("inject crash hello3", "inject crash hello32"),
+        ("inject 20ms:cr", "inject 20ms:crash"),
+        ("inject 20ms:crash hello6", "inject 20ms:crash hello64"),
+        ("inject fail hello32 mmu_u", "inject fail hello32 mmu_update"),
+    ],
+)
+def test_faults_are_completed_on_the_command_line(drive: Callable[..., None], line: str, becomes: str) -> None:
+    """By the catalogue, as in the pane Inject."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press(":", *("space" if c == " " else c for c in line), "tab")
+        await console.shows(f":{becomes}")
+        assert console.app.complete(line)[0] == becomes
+
+    drive(steps)
+
+
+def test_a_picture_keeps_its_blanks(drive: Callable[..., None], tmp_path: Path) -> None:
+    """Renderers other than browsers (librsvg) take blanks that nothing protects together: columns would not be any."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press(":")
+        await console.type(f"screenshot {tmp_path / 'a.svg'}")
+        await console.told("the screen is in")
+        root = ElementTree.parse(tmp_path / "a.svg").getroot()
+        assert root.get("{http://www.w3.org/XML/1998/namespace}space") == "preserve"
+
+    drive(steps)
+
+
+def test_a_long_name_leaves_the_branch_in_sight(drive: Callable[..., None]) -> None:
+    """On the status bar of 80 columns, in the past of a branch."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        bar = console.app.main.query_one(StatusBar)
+        one = SimpleNamespace(id=1, name="vmlinuz-6.1.0-50-amd64")
+        status = SimpleNamespace(
+            running=False, live=False, time=19_932_782_947, end_time=19_933_575_908, current=(1, 0), domains=[one],
+            why="", speed=None, branch=12,
+        )  # fmt: skip
+        bar.update_status(status, "", "")
+        first = bar.render().plain.splitlines()[0]
+        assert "vmlinuz-6.1…" in first and "branch 12" in first and len(first) == 80
+
+    drive(steps, (80, 24))
 
 
 def test_every_key_has_one_meaning_and_every_command_is_there() -> None:

@@ -83,6 +83,7 @@ async def test_rings_are_drawn_with_what_crosses_them(size: tuple[int, int]) -> 
         assert direct.index("▶") < faults.index("◆"), "a direct trap stops before Xen"
         assert faults.index("●") < faults.index("◀") < faults.index("◆")
         assert calls.index("◀") == direct.index("▶")
+        assert faults.index("◆") > size[0] * 0.6 or size[0] < 64, "the rings stand as far apart as there is room"
         assert "100" in direct and ("3→1" in direct) == (size[0] >= 64)
         if size[1] >= 30:
             assert "system calls direct" in lines[0] and "▀" in lines[1]

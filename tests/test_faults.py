@@ -106,6 +106,9 @@ def test_sentences() -> None:
         ("flip hello32 register eax bit 4", "no register 'eax'; there is rax"),
         ("steal hello32 5", "'5' is not a time: a number and a unit"),
         ("steal hello32 -5ms", "-5ms is no time to wait"),
+        ("crash:hello32", "before the colon stands a time, as in 20ms; this fault is written: crash DOMAIN"),
+        ("flip:hello32", "before the colon stands a time, as in 20ms; this fault is written: flip DOMAIN register"),
+        ("soon:crash hello32", "'soon' is not a time: a number and a unit"),
         ("corrupt-ring hello32 disk producer 1", "no ring 'disk'; there is console-out, console-in"),
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xentui.screens import layout, words
-from xentui.screens.domains import History, Sample
+from xentui.screens.domains import COLUMNS, History, Sample
 from xentui.screens.layout import Split, Tree, above, beside
 
 NAMES = ("domains", "consoles", "trace", "crossings", "events", "memory")
@@ -130,6 +132,17 @@ def test_plain_text_is_harmless(text: str) -> None:
 
 def sample(ms: int, cpu: int = 0, calls: int = 0) -> Sample:
     return Sample(ms * 1_000_000, cpu * 1_000_000, calls, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("letters", "shown"),
+    [("r-----", "▶ running"), ("-b----", "· blocked"), ("------", "  runnable"), ("---sc-", "✖ crashed")],
+)
+def test_every_state_has_a_word(letters: str, shown: str) -> None:
+    """Also that of a domain that waits for the processor, of which `xl list` shows no letter."""
+    (column,) = (column for column in COLUMNS if column.title == "state")
+    assert column.text(SimpleNamespace(state=letters), History()) == shown
+    assert len(shown) <= column.width
 
 
 def test_rates_are_per_second_of_virtual_time() -> None:

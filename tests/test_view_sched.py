@@ -129,6 +129,7 @@ def test_the_pane(machine: Machine, size: tuple[int, int]) -> None:
             text = app.update()
             assert "credit  slice 30ms  rate_limit 1ms · follows" in text and "20ms from 0.040" in text
             assert "neighbour64  v0" in text and "weight" in text and "%" in text
+            assert "parked" in text and "…" not in text, "all that the credit scheduler knows has room"
             await pilot.press("left_square_bracket", "left", "left", "left")
             text = app.update()
             assert "40ms from 0.020" in text and "the processor had neighbour" in text and "follows" not in text

@@ -251,6 +251,11 @@ class XentuiApp(App[None], inherit_bindings=False):
             return names if not done else []
         if usage == "GUEST":
             return built_in_guests()
+        if usage.endswith("FAULT"):
+            from xentui.engine import faults
+
+            at = argument.partition(":")[0] + ":" if not done and ":" in argument else ""
+            return [at + word for word in faults.complete(argument, names)[0]]
         if usage == "DEMONSTRATION":
             from xentui import demonstration
 
@@ -350,6 +355,10 @@ class XentuiApp(App[None], inherit_bindings=False):
     def post_display_hook(self) -> None:
         """The screen was drawn."""
         self.control.drawn = True
+
+    def screen_svg(self) -> str:
+        """The screen as a picture. What it says of blanks, browsers know by themselves and librsvg does not."""
+        return self.export_screenshot(title="xentui").replace("<svg ", '<svg xml:space="preserve" ', 1)
 
     def screen_text(self) -> str:
         """The screen as plain text."""

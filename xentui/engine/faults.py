@@ -206,6 +206,9 @@ def split_time(text: str) -> tuple[int, str]:
     at, colon, rest = text.partition(":")
     if not colon:
         return 0, text.strip()
+    for kind in CATALOGUE:
+        if kind.word == at.strip():
+            raise FaultError(f"before the colon stands a time, as in 20ms; this fault is written: {kind.form}")
     when = duration(at.strip())
     if when < 0:
         raise FaultError(f"{at} is before the start")

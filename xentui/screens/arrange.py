@@ -176,7 +176,7 @@ class Arrange(Control):
         self.app.call_after_refresh(lambda: self.app.attempt(lambda: self._picture(path)))
 
     def _picture(self, path: Path) -> None:
-        text = self.app.screen_text() if path.suffix == ".txt" else self.app.export_screenshot(title="xentui")
+        text = self.app.screen_text() if path.suffix == ".txt" else self.app.screen_svg()
         path.write_text(text)
         self.app.tell(f"the screen is in {path}")
 

@@ -196,7 +196,7 @@ class _Lanes:
     def __init__(self, width: int) -> None:
         self.narrow = width < 64
         self.label = 15
-        room = max(9, min(72, width - self.label - (8 if self.narrow else 30)))
+        room = max(9, min(140, width - self.label - (8 if self.narrow else 30)))
         step = (room - 1) // 2
         self.at = {3: 0, 1: step, 0: 2 * step}
         self.room = 2 * step + 1

@@ -92,7 +92,7 @@ def _rate(what: str) -> Callable[[Any, History], str]:
 def _state(domain: Any, history: History) -> str:
     letter = next((letter for letter in "cdspbr" if letter in domain.state), "")
     sign = {"r": "▶", "b": "·", "p": "■", "s": "○", "c": "✖", "d": "✖"}.get(letter, " ")
-    return f"{sign} {STATES.get(letter, '')}"
+    return f"{sign} {STATES.get(letter, 'runnable')}"
 
 
 def _memory(domain: Any, history: History) -> str:

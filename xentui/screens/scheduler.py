@@ -14,7 +14,7 @@ from xentui.screens.gantt import NOBODY, History, Share
 from xentui.screens.prompt import Prompt
 from xentui.screens.sheet import Line, SheetPane, fit, heading, window, wrapped
 
-_LABEL, _PERCENT = 17, 6
+_LABEL, _STATE, _PERCENT = 17, 10, 6
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _COLOURS = ("orange", "blue", "green", "purple", "yellow", "red")
 _SHORTEST, _LONGEST = 1_000, 1 << 40
@@ -164,13 +164,18 @@ of its domain · **A** of the scheduler · **f** follow the present
             return []
         names = list(dict.fromkeys(name for vcpu in vcpus for name in vcpu["known"]))
         columns = {name: max(len(name), 9) for name in names}
-        head: Line = [(f"{'vCPU':<{_LABEL}}{'state':<10}", "label")]
+        if _LABEL + _STATE + sum(columns.values()) + len(columns) > width:  # closer together
+            columns = {
+                name: max(len(name), *(len(_value(name, vcpu["known"].get(name, ""))) for vcpu in vcpus))
+                for name in names
+            }
+        head: Line = [(f"{'vCPU':<{_LABEL}}{'state':<{_STATE}}", "label")]
         head += [(f"{name:>{size}} ", "label") for name, size in columns.items()]
         lines = [heading("what the scheduler goes by", width), fit(head, width)]
         top = window(len(vcpus), rows - 2, self.row, 0)
         for index, vcpu in enumerate(vcpus[top : top + rows - 2], top):
             here = "cursor" if index == self.row else ""
-            line: Line = [(_label(vcpu), here), (f"{vcpu['runstate']:<10}", "dim")]
+            line: Line = [(_label(vcpu), here), (f"{vcpu['runstate']:<{_STATE}}", "dim")]
             for name, size in columns.items():
                 value = vcpu["known"].get(name, "")
                 line.append((f"{_value(name, value):>{size}} ", "orange" if value is True else ""))

@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.widget import Widget
 
 from xentui.screens.actions import Command, key_name
-from xentui.screens.words import clock, plain, speed
+from xentui.screens.words import clock, plain, shortened, speed
 
 _RUNNING = (("run", "pause"), ("jump", "jump"), ("maximise", "zoom"), ("type", "type"), ("command", "command"))
 _PAUSED = (
@@ -21,6 +21,8 @@ _PAUSED = (
     ("goto", "go to"),
 )
 _PAST = (("live", "live"), *_PAUSED)
+_NAME = 12
+"""Columns for a domain's name, as in the pane Domains."""
 _ALWAYS = (("help", "help"), ("quit", "quit"))
 
 
@@ -74,16 +76,17 @@ class StatusBar(Widget):
         )
         if not status.live:
             line.append(f" of {clock(status.end_time)}", muted)
+        if status.branch:  # before all that may be cut
+            line.append(f"  branch {status.branch}", muted)
         if status.current:
             names = {domain.id: domain.name for domain in status.domains}
             domain, vcpu = status.current
-            line.append(f"  {plain(names.get(domain, f'domain {domain}'))} vCPU {vcpu}")
+            name = shortened(plain(names.get(domain, f"domain {domain}")), _NAME)
+            line.append(f"  {name} vCPU {vcpu}")
         if status.running:
             line.append(f"  {speed(status.speed)}", muted)
         elif status.why and status.why != "paused":
             line.append(f"  {plain(status.why)}", Style(color=style("bar--stop").bgcolor))
-        if status.branch:
-            line.append(f"  branch {status.branch}", muted)
         return line
 
     def _keys(self, width: int) -> Text:
