@@ -341,6 +341,33 @@ def test_matches_are_those_of_one_look(parts: list[int], capacity: int, number: 
     assert matches.numbers(0, 10**6) == [at for at in expected if records.first <= at < records.end]
 
 
+class Arriving(FakeRecords):
+    """Records of which one more has come whenever somebody looks how many there are."""
+
+    looks = 100
+
+    @property
+    def end(self) -> int:
+        self.looks += 1
+        return min(self.looks, len(self.all))
+
+
+def test_a_source_that_never_stands_still_is_not_chased() -> None:
+    """All that was there is enough until the next refresh, which finds what has come since."""
+    records = Arriving(made(1000))
+    matches = Matches(records, Expression.parse("page_fault or event_send"))
+    summary = Summary(records, matches, {})
+    assert not matches.complete and not summary.complete
+    matches.advance(10)
+    summary.advance(10)
+    found = len(matches)
+    assert found and matches.complete and summary.complete
+    records.looks = len(records.all)
+    matches.advance(10)
+    kinds = records.all["kind"]
+    assert len(matches) == np.isin(kinds, (Kind.PAGE_FAULT, Kind.EVENT_SEND)).sum() > found
+
+
 def test_search_in_pieces() -> None:
     records = FakeRecords(made(200_000))
     wanted = Expression.parse("time == 150000000")

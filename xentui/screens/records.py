@@ -153,6 +153,7 @@ class Matches:
     def __init__(self, source: Records, expression: Expression) -> None:
         self.source, self.expression = source, expression
         self._start = self._done = source.first
+        self._end = source.end  # as it was when last looked at: a live source never stands still
         self._parts: list[NDArray[np.int64]] = []
         self._before: list[int] = []  # how many matches come before each part
         self._count = 0
@@ -163,8 +164,8 @@ class Matches:
 
     @property
     def complete(self) -> bool:
-        """Has everything been looked at?"""
-        return self._done >= self.source.end
+        """Has everything been looked at that was there at the last look?"""
+        return self._done >= self._end
 
     @property
     def progress(self) -> float:
@@ -176,6 +177,7 @@ class Matches:
         """Look further, for about so long; was anything looked at?"""
         source, limit = self.source, perf_counter() + seconds
         end, begun = source.end, self._done
+        self._end = end
         if end < self._done:
             self._truncate(end)
         while self._done < end:

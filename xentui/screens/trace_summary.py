@@ -48,16 +48,17 @@ class Summary:
         self.counts = np.zeros(CLASSES, np.int64)
         self.by_domain: dict[int, Any] = {}
         self._last: dict[int, int] = {}
-        self._done = source.first
+        self._done, self._end = source.first, source.end
 
     @property
     def complete(self) -> bool:
-        """Has everything been counted?"""
-        return self._done >= self.source.end
+        """Has everything been counted that was there at the last look?"""
+        return self._done >= self._end
 
     def advance(self, seconds: float) -> None:
         """Count further, for about so long."""
         limit, end = perf_counter() + seconds, self.source.end
+        self._end = end
         while self._done < end:
             start = max(self._done, self.source.first)
             stop = min(start - start % CHUNK + CHUNK, end)
