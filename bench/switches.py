@@ -4,9 +4,10 @@ Alone, in processor time of this process: a null hypercall in both paces beside 
 blocked domains beside one that computes, which should cost nothing; 128 that all compute, whose work together should be
 at least 90 % of what one does.
 
-`--xen` besides: an event from its sending to the upcall and back, how late a timer wakes a sleeping guest, here in both
-paces and on Xen 4.17 under QEMU's emulation in turn; `--linux` a fork and exec of busybox under Debian's kernel
-(at least as fast as on Xen). All guests there are domain 0.
+`--xen` besides: an event from its sending to the upcall and back; one to another vCPU, blocked until it comes, and the
+answer, with a context switch each way; how late a timer wakes a sleeping guest: here in both paces and on Xen 4.17
+under QEMU's emulation in turn, on one processor. `--linux` a fork and exec of busybox under Debian's kernel (at least
+as fast as on Xen). All guests there are domain 0.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ FEW, OFTEN = 20 * MS, MS // 5
 FORK_TARGET = 1.0
 FORKS = 200
 FORK_EXEC, EVENT, TIMER = "fork and exec of busybox", "event to upcall and back", "woken late by a timer"
+VCPU = "event to a vCPU and back"
 _BEGIN, _END = "switches: begin", "switches: end"
 
 
@@ -164,8 +166,9 @@ def many(runs: int, ns: int) -> bool:
 
 
 def event(lines: Lines) -> dict[str, float]:
-    """Nanoseconds of an event to oneself, by the clock outside."""
-    return {EVENT: operations(lines)["event_to_self"]}
+    """Nanoseconds of an event to oneself, or to another vCPU and back, by the clock outside."""
+    names = {"event_to_self": EVENT, "event_to_vcpu": VCPU}
+    return {names[name]: figure for name, figure in operations(lines).items()}
 
 
 def lateness(lines: Lines) -> dict[str, float]:
@@ -177,15 +180,17 @@ def lateness(lines: Lines) -> dict[str, float]:
 
 
 def beside_xen(runs: int, options: str) -> dict[str, Results]:
-    """Event and timer, on Xen and here, in turn."""
+    """Events and timer, on Xen and here, in turn."""
     results: dict[str, Results] = {"Xen": {}, "fast": {}, "exact": {}}
-    bench, load = "only=event_to_self", "mode=timer count=200"
+    bench, load, pair = "only=event_to_self", "mode=timer count=200", "only=event_to_vcpu"
     for number in range(runs):
         progress(f"beside Xen, run {number + 1} of {runs}")
         add(results["Xen"], event(on_xen(IMAGES / "bench64", bench, options)))
+        add(results["Xen"], event(on_xen(IMAGES / "bench64", pair, f"dom0_max_vcpus=2 {options}")))
         add(results["Xen"], lateness(on_xen(IMAGES / "load64", load, options)))
         for pace in ("fast", "exact"):
             add(results[pace], event(here(pace, ["bench64", "--cmdline", bench])))
+            add(results[pace], event(here(pace, ["bench64", "--vcpus", "2", "--cmdline", pair])))
             add(results[pace], lateness(here(pace, ["load64", "--cmdline", load])))
     return results
 
