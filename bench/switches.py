@@ -4,9 +4,10 @@ Alone, in processor time of this process: a null hypercall in both paces beside 
 blocked domains beside one that computes, which should cost nothing; 128 that all compute, whose work together should be
 at least 90 % of what one does.
 
-`--xen` besides: an event from its sending to the upcall and back, how late a timer wakes a sleeping guest, here in both
-paces and on Xen 4.17 under QEMU's emulation in turn; `--linux` a fork and exec of busybox under Debian's kernel
-(at least as fast as on Xen). All guests there are domain 0.
+`--xen` besides: an event from its sending to the upcall and back; one to another vCPU, blocked until it comes, and the
+answer, with a context switch each way; how late a timer wakes a sleeping guest: here in both paces and on Xen 4.17
+under QEMU's emulation in turn, on one processor. `--linux` a fork and exec of busybox under Debian's kernel (at least
+as fast as on Xen). All guests there are domain 0.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ DOMAINS = 128
 BUSY_TARGET = 0.9
 BLOCKED_TARGET = 1.02
 """What "no measurable time" is: within the noise of two runs of the same."""
-PARTS = 10
-"""Into how many parts a run of domains is cut."""
+SWITCH_PART = 100 * MS
+"""Virtual time for which two domains run with many switches, and with few."""
+FEW, OFTEN = 20 * MS, MS // 5
+"""Context-switch allowances of bvt for that, in nanoseconds."""
 FORK_TARGET = 1.0
 FORKS = 200
 FORK_EXEC, EVENT, TIMER = "fork and exec of busybox", "event to upcall and back", "woken late by a timer"
+VCPU = "event to a vCPU and back"
 _BEGIN, _END = "switches: begin", "switches: end"
 
 
@@ -57,94 +61,101 @@ def traps(runs: int) -> None:
         print(f"null hypercall, {pace + ' pace':<23}  {cost:8.2f} us   {cost / bare:5.2f} times")
 
 
-class Rate(NamedTuple):
-    """What computing domains did together."""
-
-    seconds: float
-    """Of processor time, for a unit of work."""
-    units: int
-    switches: int
-
-
-def work_rate(modes: list[str], ns: int, pace: str, allowance: int = 0) -> Rate:
-    """Let domains run for `ns` of virtual time, and see what those that compute have done.
-
-    Under the policy that a user gets, or with an allowance under bvt. Each has had a slice before.
-    """
-    loads = Loads(modes, scheduler="bvt" if allowance else "credit", pace=pace)
-    if allowance:
-        loads.machine.scheduler.adjust(None, context_switch_allowance=allowance)
-    loads.start()
-    loads.run(modes.count("work") * (allowance or SLICE))
-    workers = [load for load in loads.loads if load.mode == "work"]
-    before, switches = sum(load.count().units for load in workers), loads.switches
-    seconds = loads.run(ns)
-    done = sum(load.count().units for load in workers) - before
-    switches = loads.switches - switches
-    loads.close()
-    return Rate(seconds / done, done, switches)
-
-
-def context_switch(runs: int, ns: int) -> None:
-    """What a switch costs: two domains that compute, with many switches and with few.
-
-    In the exact pace: the host's timer, which ends the slices of the fast one, is too coarse for so many.
-    """
-    costs: list[float] = []
-    for number in range(runs):
-        progress(f"context switch, run {number + 1} of {runs}")
-        few = work_rate(["work"] * 2, ns, "exact", allowance=20 * MS)
-        often = work_rate(["work"] * 2, ns, "exact", allowance=MS // 5)
-        costs.append((often.seconds - few.seconds) * often.units / (often.switches - few.switches) * 1e6)
-    progress("")
-    print(f"context switch, {'exact pace':<23}  {statistics.median(costs):8.2f} us")
-
-
 class World:
     """A machine with domains of which some compute, alive beside others while they are measured in turn."""
 
-    def __init__(self, modes: list[str], pace: str) -> None:
-        self._loads = Loads(modes, pace=pace)
+    def __init__(self, modes: list[str], pace: str, scheduler: str = "credit") -> None:
+        self._loads = Loads(modes, pace=pace, scheduler=scheduler)
         self._loads.start()
         self._loads.run(modes.count("work") * SLICE)
         self._workers = [load for load in self._loads.loads if load.mode == "work"]
 
     def cost(self, ns: int) -> float:
         """Seconds of processor time for a unit of work, over so much virtual time."""
-        before = sum(load.count().units for load in self._workers)
+        before = self._done()
         seconds = self._loads.run(ns)
-        return seconds / (sum(load.count().units for load in self._workers) - before)
+        return seconds / (self._done() - before)
+
+    def _done(self) -> int:
+        return sum(load.count().units for load in self._workers)
+
+    def switched(self, ns: int, allowance: int) -> Rate:
+        """What is done in so much virtual time under bvt with this context-switch allowance (ns)."""
+        self._loads.machine.scheduler.adjust(None, context_switch_allowance=allowance)
+        before, switches = self._done(), self._loads.switches
+        seconds = self._loads.run(ns)
+        return Rate(seconds, self._done() - before, self._loads.switches - switches)
 
     def close(self) -> None:
         """Give its memory back."""
         self._loads.close()
 
 
-def many(runs: int, ns: int) -> bool:
-    """128 blocked and 128 busy domains beside one busy one; are both targets reached?
+class Rate(NamedTuple):
+    """What computing domains did together."""
 
-    The three machines run in turn, a part of the time each: a host's slow moments fall on all of them.
+    seconds: float
+    """Of processor time."""
+    units: int
+    switches: int
+
+
+def context_switch(runs: int, ns: int) -> None:
+    """What a switch costs: two domains that compute, by turns with many switches and with few, on one machine.
+
+    The switches are a tenth of the time, and two machines, or two moments a second apart, differ by as much. In the
+    exact pace: the host's timer, which ends the slices of the fast one, is too coarse for so many.
     """
+    world = World(["work"] * 2, "exact", "bvt")
+    costs: list[float] = []
+    pairs = max(1, runs * ns // (2 * SWITCH_PART))
+    for number in range(pairs):
+        progress(f"context switch, pair {number + 1} of {pairs}")
+        order = (FEW, OFTEN) if number & 1 else (OFTEN, FEW)
+        found = {allowance: world.switched(SWITCH_PART, allowance) for allowance in order}
+        few, often = found[FEW], found[OFTEN]
+        excess = often.seconds - few.seconds / few.units * often.units
+        costs.append(excess / (often.switches - few.switches) * 1e6)
+    world.close()
+    progress("")
+    print(f"context switch, {'exact pace':<23}  {statistics.median(costs):8.2f} us")
+
+
+def in_pairs(world: World, one: World, pairs: int, title: str) -> float:
+    """How many times the cost of `one` a unit of work costs in `world`: the median of pairs, either first by turns.
+
+    A pair is a slice each: a host's slow moments last longer than that, and fall on both.
+    """
+    ratios: list[float] = []
+    for number in range(pairs):
+        progress(f"{title}, pair {number + 1} of {pairs}")
+        order = (world, one) if number & 1 else (one, world)
+        found = {machine: machine.cost(SLICE) for machine in order}
+        ratios.append(found[world] / found[one])
+    progress("")
+    return statistics.median(ratios)
+
+
+def many(runs: int, ns: int) -> bool:
+    """128 blocked and 128 busy domains, each beside a machine with one busy one; are both targets reached?"""
     reached = True
+    pairs = max(1, runs * ns // SLICE)
     for pace in ("exact", "fast"):
-        worlds = [World(modes, pace) for modes in (["work"], ["work"] + ["wait"] * DOMAINS, ["work"] * DOMAINS)]
-        costs: list[list[float]] = [[] for _ in worlds]
-        for number in range(PARTS * runs):
-            progress(f"{DOMAINS} domains, {pace} pace, part {number + 1} of {PARTS * runs}")
-            for world, found in zip(worlds, costs, strict=True):
-                found.append(world.cost(ns // PARTS))
-        progress("")
-        for world in worlds:
+        costs: list[float] = []
+        one = World(["work"], pace)
+        for what, modes in (("blocked", ["work"] + ["wait"] * DOMAINS), ("busy", ["work"] * DOMAINS)):
+            world = World(modes, pace)
+            costs.append(in_pairs(world, one, pairs, f"{DOMAINS} {what} domains, {pace} pace"))
             world.close()
-        one, beside_blocked, busy = (statistics.median(found) for found in costs)
-        cost, share = beside_blocked / one, one / busy
+        one.close()
+        cost, share = costs[0], 1 / costs[1]
         calm, fast = cost <= BLOCKED_TARGET, share >= BUSY_TARGET
         print(
-            f"one busy domain beside {DOMAINS} blocked, {pace:<5}     {cost:5.2f} times the time alone"
+            f"one busy domain beside {DOMAINS} blocked, {pace:<5}     {cost:5.3f} times the time alone"
             f"   at most {BLOCKED_TARGET}: {'reached' if calm else 'MISSED'}"
         )
         print(
-            f"{DOMAINS} busy domains, {pace:<5}                     {share:5.2f} of one's throughput"
+            f"{DOMAINS} busy domains, {pace:<5}                     {share:5.3f} of one's throughput"
             f"     at least {BUSY_TARGET}: {'reached' if fast else 'MISSED'}"
         )
         reached &= calm and fast
@@ -155,8 +166,9 @@ def many(runs: int, ns: int) -> bool:
 
 
 def event(lines: Lines) -> dict[str, float]:
-    """Nanoseconds of an event to oneself, by the clock outside."""
-    return {EVENT: operations(lines)["event_to_self"]}
+    """Nanoseconds of an event to oneself, or to another vCPU and back, by the clock outside."""
+    names = {"event_to_self": EVENT, "event_to_vcpu": VCPU}
+    return {names[name]: figure for name, figure in operations(lines).items()}
 
 
 def lateness(lines: Lines) -> dict[str, float]:
@@ -168,15 +180,17 @@ def lateness(lines: Lines) -> dict[str, float]:
 
 
 def beside_xen(runs: int, options: str) -> dict[str, Results]:
-    """Event and timer, on Xen and here, in turn."""
+    """Events and timer, on Xen and here, in turn."""
     results: dict[str, Results] = {"Xen": {}, "fast": {}, "exact": {}}
-    bench, load = "only=event_to_self", "mode=timer count=200"
+    bench, load, pair = "only=event_to_self", "mode=timer count=200", "only=event_to_vcpu"
     for number in range(runs):
         progress(f"beside Xen, run {number + 1} of {runs}")
         add(results["Xen"], event(on_xen(IMAGES / "bench64", bench, options)))
+        add(results["Xen"], event(on_xen(IMAGES / "bench64", pair, f"dom0_max_vcpus=2 {options}")))
         add(results["Xen"], lateness(on_xen(IMAGES / "load64", load, options)))
         for pace in ("fast", "exact"):
             add(results[pace], event(here(pace, ["bench64", "--cmdline", bench])))
+            add(results[pace], event(here(pace, ["bench64", "--vcpus", "2", "--cmdline", pair])))
             add(results[pace], lateness(here(pace, ["load64", "--cmdline", load])))
     return results
 

@@ -165,6 +165,17 @@ def test_domains_of_both_widths_share_the_processor(xtrace: Path) -> None:
         assert f"{name}: bench: done" in done.lines
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_an_event_to_another_vcpu_and_its_answer_are_two_context_switches(xtrace: Path, width: str) -> None:
+    done = record(xtrace, f"bench{width}", "--vcpus", "2", "--cmdline", "only=event_to_vcpu scale=1")
+    assert done.status == 0, done.errors
+    assert any(re.match(r"bench: event_to_vcpu \d+ ns n=400 ", line) for line in done.lines)
+    with done.read() as recording:
+        kinds = recording.columns("kind")
+        assert 800 <= np.count_nonzero(kinds == Kind.SCHEDULE) < 850
+        assert 400 <= np.count_nonzero(kinds == Kind.EVENT_UPCALL) < 450
+
+
 def test_one_crash_leaves_the_other_domain_alone(xtrace: Path) -> None:
     done = record(xtrace, "hello64", "bench32", "--cmdline", "scale=1", "--input", r"crash\n")
     assert done.status == 1

@@ -215,7 +215,7 @@ class RunLoop:
             return self._schedule(limit)
         if self._asked():
             return Stop.ASKED
-        if self.position >= limit:
+        if self.clock.position() >= limit:
             return Stop.TIME
         self._run_slice(self._slice, limit, single)
         if self._slice is None and self.audited and self._audit():
@@ -235,9 +235,10 @@ class RunLoop:
             return self._stop_at_breakpoint()
         if self._asked():
             return Stop.ASKED
-        if self.position >= limit:
+        position = self.clock.position()
+        if position >= limit:
             return Stop.TIME
-        now = self.clock.now()
+        now = position >> 1
         vcpu, slice_ns = (None, 0) if self._idle_since is not None else self.scheduler.pick(now)
         event = self.hv.timers.next_deadline()
         if vcpu is None:
@@ -252,9 +253,9 @@ class RunLoop:
         is due; was there one? Then there may be more to do."""
         timers, now = self.hv.timers, self.clock.now()
         event = timers.next_deadline()
-        if self._idle_since is not None and event is not None and event <= now:
+        if event is not None and event <= now:
             self.end_idle()
-        timers.run_due(now)
+            timers.run_due(now)
         self.toolstack.settle()
         if self.scheduled and self.scheduled[0][0] <= self.position:
             self._perform_due(heappop(self.scheduled)[2])
@@ -382,8 +383,9 @@ class RunLoop:
             self._guarded(vcpu, processor.run, self._host_microseconds())
             self._end_slice()
             return
-        clock.set_deadline(min(self._slice_end, limit))
-        if single and clock.position() < min(self._slice_end, limit):
+        end = min(self._slice_end, limit)
+        clock.set_deadline(end)
+        if single and clock.position() < end:
             ended = self._guarded(vcpu, processor.step)
         else:
             ended = self._guarded(vcpu, processor.run)

@@ -68,7 +68,7 @@ class Policy(Protocol):
 
 def can_run(vcpu: Vcpu) -> bool:
     """Running or runnable, and its domain too."""
-    return vcpu.runstate < 2 and vcpu.runnable
+    return vcpu.runstate <= RUNNABLE and vcpu.online and not vcpu.parked and vcpu.domain.runnable
 
 
 class Entry:
