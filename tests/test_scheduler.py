@@ -69,6 +69,18 @@ class Scheduled:
         return vcpu.runstate_time[RUNNING] + (self.now - vcpu.runstate_since) * (vcpu.runstate == RUNNING)
 
 
+@EACH
+def test_a_choice_comes_with_its_slice(name: str) -> None:
+    world = Scheduled(make_policy(name), [256, 256])
+    ends = []
+    for _ in range(20):
+        vcpu, ns = world.policy.pick(world.now)
+        assert vcpu is not None
+        ends.append(ns)
+        world.world.clock.time += ns
+    assert min(ends) >= MS
+
+
 # --- what every policy does ----------------------------------------------------------------------------------------
 
 

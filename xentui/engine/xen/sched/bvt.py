@@ -27,7 +27,7 @@ CONTEXT_SWITCH_ALLOWANCE = 5_000_000
 SLOP = 50_000
 """A slice that would end this soon anyway is not cut short."""
 _ALONE = 10  # allowances that the only vCPU runs before the next choice
-_LONG_AGO = -(1 << 62)
+_LONG_AGO, _NEVER = -(1 << 62), 1 << 62
 _SECOND = 1_000_000_000
 
 _DOMAIN_BOUNDS = {
@@ -150,7 +150,7 @@ class BorrowedVirtualTime(RunQueue[_Task]):
 
     def account(self, now: int) -> int:
         """Nothing is due between choices."""
-        return self.slice_end
+        return _NEVER
 
     def forget(self, entry: _Task) -> None:
         """The domain's parameters go with its last vCPU."""
