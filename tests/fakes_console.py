@@ -116,7 +116,7 @@ class FakeEngine:
     def status(self) -> messages.Status:
         """How things stand."""
         machine = self.machine
-        vcpu = machine._current
+        vcpu = machine.current
         self._count()
         self.records.written(machine.trace.head)
         return messages.Status(

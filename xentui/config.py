@@ -28,8 +28,8 @@ MAX_MEMORY = 64 << 10
 MAX_VCPUS = 32
 """XEN_LEGACY_MAX_VCPUS: the vCPUs that have their vcpu_info in the shared page."""
 DEFAULT_WEIGHT, MAX_WEIGHT = 256, 65535
-MAX_CAP = 100
-"""Percent, of the one processor that there is."""
+MAX_CAP = 400
+"""Percent of one physical processor, of which there may be four."""
 MAX_CONFIG = 256 << 10
 """Bytes that a configuration may have."""
 

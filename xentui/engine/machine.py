@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from xentui.engine.clock import ExactClock, FastClock
 from xentui.engine.dom0.toolstack import Toolstack
+from xentui.engine.pcpus import Pcpus
 from xentui.engine.run_loop import RunLoop, Stop
 from xentui.engine.trace import Flush, TraceRing
 from xentui.engine.x86 import selftest
@@ -25,6 +26,7 @@ from xentui.engine.xen.entry import Entry
 from xentui.engine.xen.hypervisor import Hypervisor
 from xentui.engine.xen.page import FrameTable
 from xentui.engine.xen.sched import make_policy
+from xentui.engine.xen.sched.policy import MAX_PCPUS
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -45,7 +47,7 @@ DEFAULT_WALL_CLOCK = 1_066_557_600_000_000_000
 class Machine(RunLoop):
     """An emulated machine with Xen on it. `memory` in MiB is for all guests together; the hypervisor's own is added.
 
-    `scheduler`: "credit" or "bvt" (xen/sched/).
+    `cpus`: physical processors (pcpus.py); `scheduler`: "credit" or "bvt" (xen/sched/).
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Machine(RunLoop):
         memory: int,
         *,
         pace: str = "exact",
+        cpus: int = 1,
         scheduler: str = "credit",
         seed: int = 0,
         wall_clock: int = DEFAULT_WALL_CLOCK,
@@ -63,6 +66,8 @@ class Machine(RunLoop):
     ) -> None:
         if pace not in PACES:
             raise ValueError(f"unknown pace {pace!r}: one of {', '.join(PACES)}")
+        if not 1 <= cpus <= MAX_PCPUS:
+            raise ValueError(f"{cpus} physical processors: there may be 1 to {MAX_PCPUS}")
         super().__init__()
         guest_frames = memory << 8
         xen_frames = 256 + guest_frames // 200
@@ -84,7 +89,8 @@ class Machine(RunLoop):
         self.hv.timers.reprogram = self._timer_set
         self.entry = Entry(self.hv, self.processor, direct_traps)
         self.processor.connect(self.entry)
-        self.scheduler = make_policy(scheduler)
+        self.scheduler = make_policy(scheduler, cpus)
+        self.pcpus = Pcpus(cpus, self.entry, self.scheduler)
         self.hv.wake = self.scheduler.wake
         build_slots(self.hv)
         self.toolstack = Toolstack(self)

@@ -15,12 +15,10 @@ from functools import cached_property
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from xentui.engine.clock import COST_CONTEXT_SWITCH, COST_SCHEDULE
-from xentui.engine.trace import Kind, runner
+from xentui.engine.clock import COST_SCHEDULE
+from xentui.engine.trace import Kind
 from xentui.engine.x86.cpu import ProcessorError
-from xentui.engine.xen import debugreg, descriptor_tables, failsafe, schedule, traps
 from xentui.engine.xen.domain import RUNNING, Vcpu
-from xentui.engine.xen.domain_builder import first_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from xentui.engine.clock import ExactClock, FastClock
     from xentui.engine.dom0.toolstack import Toolstack
     from xentui.engine.machine import Machine
+    from xentui.engine.pcpus import Pcpus
     from xentui.engine.x86.cpu import Processor
     from xentui.engine.xen.domain import Domain
     from xentui.engine.xen.entry import Entry
@@ -70,13 +69,13 @@ class RunLoop:
     hv: Hypervisor
     entry: Entry
     scheduler: Policy
+    pcpus: Pcpus
     toolstack: Toolstack
 
     def __init__(self) -> None:
         self._stop_asked = False
         self._slice: Vcpu | None = None
         self._slice_end = 0
-        self._current: Vcpu | None = None
         self._idle_since: int | None = None
         self.scheduled: list[tuple[int, int, Action]] = []
         """Actions to come: a heap of (position, order, action)."""
@@ -239,13 +238,13 @@ class RunLoop:
         if position >= limit:
             return Stop.TIME
         now = position >> 1
-        vcpu, slice_ns = (None, 0) if self._idle_since is not None else self.scheduler.pick(now)
+        vcpu, length = (None, 0) if self._idle_since is not None else self.pcpus.choose(now)
         event = self.hv.timers.next_deadline()
         if vcpu is None:
             return self._idle(limit, event)
         if self.on_slice:
             self.on_slice()
-        self._begin_slice(vcpu, now + slice_ns if event is None else min(now + slice_ns, event))
+        self._begin_slice(vcpu, length, now + length if event is None else min(now + length, event))
         return None
 
     def _settle(self) -> bool:
@@ -278,7 +277,6 @@ class RunLoop:
             return Stop.FINISHED
         if self._idle_since is None:
             self._idle_since = self.clock.now()
-            self._put_down(self._idle_since)
             self.clock.charge(COST_SCHEDULE)
         until = limit if event is None else min(limit, event << 1)
         if self.scheduled:
@@ -362,11 +360,10 @@ class RunLoop:
 
     # --- slices ----------------------------------------------------------------------------------------------------
 
-    def _begin_slice(self, vcpu: Vcpu, end: int) -> None:
-        """Give the processor to a vCPU until `end` (ns), or until it gives it up."""
+    def _begin_slice(self, vcpu: Vcpu, length: int, end: int) -> None:
+        """Let a vCPU, which may run for `length` ns, do so until `end`, or until it gives its processor up."""
         self.clock.charge(COST_SCHEDULE)
-        if self._current is not vcpu or vcpu.runstate != RUNNING:
-            self._switch_to(vcpu)
+        self.pcpus.give(vcpu, length)
         self._slice, self._slice_end = vcpu, end << 1
         if self._guarded(vcpu, self.entry.leave, vcpu) or vcpu.runstate != RUNNING or not vcpu.domain.runnable:
             self._end_slice()  # it crashed on the way to its own code
@@ -447,51 +444,8 @@ class RunLoop:
             self.hv.log(line)
         self.hv.crash(vcpu, f"a fault of the hypervisor itself: {type(error).__name__}: {error}")
 
-    # --- the processor's tenant --------------------------------------------------------------------------------------
-
-    def _switch_to(self, vcpu: Vcpu) -> None:
-        """Load another vCPU's registers and page tables into the processor."""
-        processor, now = self.processor, self.clock.now()
-        self._put_down(now)
-        previous = processor.vcpu
-        if previous is not vcpu:
-            source = runner(0x7FFF, 0)
-            if isinstance(previous, Vcpu):
-                previous.saved = processor.state.save()
-                source = runner(previous.domain.id, previous.id)
-            code_good = data_good = True
-            if vcpu.boot_registers:
-                vcpu.saved, code_good, data_good = first_state(vcpu)
-            processor.state.load(vcpu.saved)
-            processor.vcpu = self.entry.vcpu = vcpu
-            descriptor_tables.load_ldt(vcpu)
-            debugreg.switch_to(vcpu)
-            processor.flush_tlb()
-            # real Xen finds these when it loads the segments, and when it returns to the guest
-            if not data_good:
-                failsafe.bounce(vcpu, vcpu.boot_registers["cs"], vcpu.boot_registers["ss"])
-            elif not code_good:
-                traps.return_fault(vcpu, vcpu.boot_registers["cs"], vcpu.boot_registers["ss"])
-            vcpu.boot_registers = {}
-            self.clock.charge(COST_CONTEXT_SWITCH)
-            self.hv.put(
-                now, 0, Kind.SCHEDULE, vcpu.id, vcpu.domain.id, 0,
-                source, runner(vcpu.domain.id, vcpu.id), 0, 0, 0,
-            )  # fmt: skip
-        self._current = vcpu
-        schedule.switch_in(vcpu, now)
-
-    def _put_down(self, now: int) -> None:
-        """The vCPU that has the processor no longer runs; its registers stay loaded until another needs them."""
-        if self._current is not None:
-            schedule.switch_out(self._current, now)
-            self._current = None
-
     def unload(self, domain: Domain) -> None:
-        """Take a domain that goes away off the processor."""
+        """Take a domain that goes away off its processors."""
         if self._slice is not None and self._slice.domain is domain:
             self._end_slice()
-        if isinstance(self.processor.vcpu, Vcpu) and self.processor.vcpu.domain is domain:
-            self.processor.vcpu = None
-        if self._current is not None and self._current.domain is domain:
-            self._current = None
+        self.pcpus.unload(domain)

@@ -236,7 +236,7 @@ FIELDS: dict[int, str] = {
     Kind.EVENT_MASKED: "number=port:d a=masked_by:masked_by",
     Kind.VIRQ: "number=virq:virq a=port:d",
     Kind.TIMER: "number=timer:timer a=deadline:ns",
-    Kind.SCHEDULE: "number=slice_us:d a=from:runner b=to:runner c=ran:ns",
+    Kind.SCHEDULE: "number=slice_us:d a=from:runner b=to:runner c=ran:ns d=cpu:d",
     Kind.BLOCK: "number=cause:block a=deadline:ns",
     Kind.WAKE: "number=port:d",
     Kind.IDLE: "a=until:ns",

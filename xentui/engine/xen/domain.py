@@ -104,6 +104,10 @@ class Vcpu:
         self.online = False
         self.parked = False
         """The scheduler does not let it run for now, because its domain has used more than its cap."""
+        self.affinity = -1
+        """A bit for each physical processor that it may run on (Xen: cpu_hard_affinity); -1: on all."""
+        self.pcpu = 0
+        """The number of the physical processor that it runs on, or ran on last."""
         self.runstate = OFFLINE
         self.runstate_since = 0
         self.runstate_time = [0, 0, 0, 0]

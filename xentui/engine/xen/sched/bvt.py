@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xentui.engine.xen.domain import BLOCKED
-from xentui.engine.xen.sched.policy import DEFAULT_WEIGHT, MAX_WEIGHT, Entry, RunQueue, can_run, checked
+from xentui.engine.xen.sched.policy import DEFAULT_WEIGHT, MAX_WEIGHT, Entry, Pcpu, RunQueue, can_run, checked
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import Domain, Vcpu
@@ -91,13 +91,12 @@ class BorrowedVirtualTime(RunQueue[_Task]):
 
     name = "bvt"
 
-    def __init__(self, context_switch_allowance: int = CONTEXT_SWITCH_ALLOWANCE) -> None:
-        super().__init__()
+    def __init__(self, context_switch_allowance: int = CONTEXT_SWITCH_ALLOWANCE, pcpus: int = 1) -> None:
+        super().__init__(pcpus)
         self.context_switch_allowance = context_switch_allowance
         self.system_virtual_time = 0
         """The least AVT of those that could run at the last choice: where newcomers and sleepers begin."""
         self._domains: dict[Domain, _Parameters] = {}
-        self._since = 0
 
     def add(self, vcpu: Vcpu, weight: int = DEFAULT_WEIGHT, cap: int = 0) -> None:
         """See Policy; a cap means nothing here: BVT shares a processor out, and never leaves it idle."""
@@ -163,47 +162,51 @@ class BorrowedVirtualTime(RunQueue[_Task]):
         entry.warpback, entry.warped = True, now
         entry.calculate_evt(now)
         self.queue.insert(0, entry)
-        earliest = self._since + self.context_switch_allowance
-        if self.current is None or earliest <= now:
-            self.ask(entry.vcpu)
-        elif self.slice_end > earliest + SLOP:
-            self.slice_end = earliest
+        pcpu = self.preferred(entry.vcpu, lambda other: -other.evt)
+        if pcpu is None:
+            return
+        earliest = pcpu.since + self.context_switch_allowance
+        if pcpu.current is None or earliest <= now:
+            self.ask(pcpu, entry.vcpu)
+        elif pcpu.slice_end > earliest + SLOP:
+            pcpu.slice_end = earliest
             entry.vcpu.hv.reschedule()
 
-    def schedule(self, now: int) -> None:
+    def schedule(self, pcpu: Pcpu[_Task], now: int) -> None:
         """Charge who ran; choose the least EVT, of equals who waits longest (Xen: bvt_do_schedule)."""
-        current, yielded = self.current, self.yielded
+        current, yielded = pcpu.current, pcpu.yielded
         if current is not None:
-            self._charge(current, now)
+            self._charge(current, now - pcpu.since)
             if current.vcpu.runstate == BLOCKED:
                 current.warpback = False
             current.calculate_evt(now)
             if can_run(current.vcpu):
                 self.queue.append(current)
-        self._since = now
-        self.current = None
-        if not self.queue:
+        pcpu.since, pcpu.current = now, None
+        here = [task for task in self.queue if pcpu.takes(task.vcpu)]
+        if not here:
             return
         self.system_virtual_time = min(task.avt for task in self.queue)
-        chosen = min(self.queue, key=lambda task: task.evt)
-        if chosen is current and yielded and len(self.queue) > 1:
-            chosen = min((task for task in self.queue if task is not current), key=lambda task: task.evt)
+        others = [task for task in here if task is not current] if yielded else []
+        chosen = min(others or here, key=lambda task: task.evt)
         self.queue.remove(chosen)
-        self.current = chosen
-        self.slice_end = now + self._slice(chosen, now)
+        here.remove(chosen)
+        pcpu.current = chosen
+        pcpu.slice_end = now + self._slice(chosen, now, here)
 
-    def _charge(self, task: _Task, now: int) -> None:
+    @staticmethod
+    def _charge(task: _Task, ran: int) -> None:
         """Virtual time for every charging unit begun since the last choice."""
-        units = (now - self._since + MCU - 1) // MCU
+        units = (ran + MCU - 1) // MCU
         task.avt += units * task.domain.mcu_advance
 
-    def _slice(self, chosen: _Task, now: int) -> int:
+    def _slice(self, chosen: _Task, now: int, others: list[_Task]) -> int:
         """Until its EVT is beyond that of the next in line, and the allowance more; not past the end of its warp."""
         allowance = self.context_switch_allowance
-        if not self.queue:
+        if not others:
             length = _ALONE * allowance
         else:
-            ahead = max(0, min(task.evt for task in self.queue) - chosen.evt)
+            ahead = max(0, min(task.evt for task in others) - chosen.evt)
             length = ahead * MCU // chosen.domain.mcu_advance + allowance
         limit = chosen.domain.warp_limit
         if chosen.warpback and chosen.domain.warp and limit:

@@ -1,4 +1,4 @@
-"""The credit scheduler: weights, caps, and a boost for who wakes (Xen: common/sched/credit.c, with one processor).
+"""The credit scheduler: weights, caps, and a boost for who wakes (Xen: common/sched/credit.c).
 
 Time is shared out in credits, ten a millisecond. Who runs burns them; at the end of each period (a slice long) the
 credits of a period are dealt to the domains that have been running, by weight. A vCPU with credits left has priority
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xentui.engine.xen import schedule
-from xentui.engine.xen.sched.policy import DEFAULT_WEIGHT, MAX_WEIGHT, Entry, RunQueue, can_run, checked
+from xentui.engine.xen.sched.policy import DEFAULT_WEIGHT, MAX_CAP, MAX_WEIGHT, Entry, Pcpu, RunQueue, can_run, checked
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import Domain, Vcpu
@@ -28,7 +28,7 @@ RATE_LIMIT = MILLISECOND
 CREDITS_PER_MS = 10
 TICKS_PER_SLICE = 3
 
-_DOMAIN_BOUNDS = {"weight": (1, MAX_WEIGHT), "cap": (0, 100)}
+_DOMAIN_BOUNDS = {"weight": (1, MAX_WEIGHT), "cap": (0, MAX_CAP)}
 _OWN_BOUNDS = {"slice": (MILLISECOND, 1000 * MILLISECOND), "rate_limit": (0, 500 * MILLISECOND)}
 _PARKED = "parked vCPUs of the credit scheduler"
 
@@ -72,13 +72,12 @@ class Credit(RunQueue[_Unit]):
 
     name = "credit"
 
-    def __init__(self, slice_ns: int = SLICE, rate_limit: int = RATE_LIMIT) -> None:
-        super().__init__()
+    def __init__(self, slice_ns: int = SLICE, rate_limit: int = RATE_LIMIT, pcpus: int = 1) -> None:
+        super().__init__(pcpus)
         self.rate_limit = rate_limit
         self._domains: dict[Domain, _Share] = {}
         self._active: list[_Share] = []
         self._balance = 0
-        self._chosen_at = 0
         self._set_slice(slice_ns, 0)
 
     def _set_slice(self, slice_ns: int, now: int) -> None:
@@ -146,29 +145,29 @@ class Credit(RunQueue[_Unit]):
         if entry.priority == UNDER and not entry.parked:
             entry.priority = BOOST
         self._insert(entry)
-        current = self.current
-        if current is None or entry.priority > current.priority:
-            self.ask(entry.vcpu)
+        pcpu = self.preferred(entry.vcpu, lambda other: other.priority)
+        if pcpu is not None and (pcpu.current is None or entry.priority > pcpu.current.priority):
+            self.ask(pcpu, entry.vcpu)
 
-    def schedule(self, now: int) -> None:
-        """Charge who ran, and take the first of the queue (Xen: csched_schedule)."""
-        current, yielded = self.current, self.yielded
-        stays = current is not None and can_run(current.vcpu)
+    def schedule(self, pcpu: Pcpu[_Unit], now: int) -> None:
+        """Charge who ran, and take the first of the queue that may run here (Xen: csched_schedule)."""
+        current, yielded = pcpu.current, pcpu.yielded
         if current is not None:
             current.burn(now)
-            if stays and not yielded and now - self._chosen_at < self.rate_limit:
-                self.slice_end = self._chosen_at + self.rate_limit
+            if pcpu.keeps() and not yielded and now - pcpu.since < self.rate_limit:
+                pcpu.slice_end = pcpu.since + self.rate_limit
                 return
-            if stays:
+            if can_run(current.vcpu):
                 self._insert(current, yielded)
-        self.current = chosen = self.queue.pop(0) if self.queue else None
+        pcpu.current = chosen = next((unit for unit in self.queue if pcpu.takes(unit.vcpu)), None)
         if chosen is None:
             self._mind_the_parked()
             return
+        self.queue.remove(chosen)
         if chosen is not current or yielded:
-            self._chosen_at = now
+            pcpu.since = now
         chosen.since = now
-        self.slice_end = now + self.slice_ns
+        pcpu.slice_end = now + self.slice_ns
 
     def _insert(self, unit: _Unit, yielded: bool = False) -> None:
         """Behind all of its priority; behind one of a lower priority too, if it yielded (Xen: __runq_insert)."""
@@ -182,8 +181,9 @@ class Credit(RunQueue[_Unit]):
         """The tick, and at the end of a period the deal; when the next tick is due (Xen: csched_tick)."""
         if now < self._next_tick:
             return self._next_tick
-        if self.current is not None:
-            self._account_current(self.current, now)
+        for pcpu in self.pcpus:
+            if pcpu.current is not None:
+                self._account_current(pcpu.current, now)
         self._next_tick = now - now % self._tick + self._tick
         while now >= self._next_deal:
             if not self._active:
@@ -216,7 +216,7 @@ class Credit(RunQueue[_Unit]):
     def _deal(self) -> None:
         """Deal a period's credits to the active domains, by weight, up to their caps (Xen: csched_acct)."""
         total_weight = left = sum(share.weight * len(share.active) for share in self._active)
-        total, balance, extra = self.credits_per_slice, 0, False
+        total, balance, extra = self.credits_per_slice * len(self.pcpus), 0, False
         if self._balance < 0:
             total -= self._balance  # what was overspent comes back by and by
         for share in list(self._active):
