@@ -178,6 +178,13 @@ def _add_machine_options(add: Callable[..., object]) -> None:
     """What the guests and their machine are like."""
     add("--memory", metavar="MB", type=_number(1, 1 << 20, "MiB"), help="memory of each guest")
     add("--vcpus", metavar="N", type=_number(1, 32, "vCPUs"), help="virtual CPUs of each guest")
+    add(
+        "--cpus",
+        metavar="N",
+        type=_number(1, 4, "physical processors"),
+        default=1,
+        help="physical processors of the machine, which take turns on the emulated one (default 1)",
+    )
     add("--ramdisk", metavar="FILE", help="ramdisk of each guest")
     add("--cmdline", metavar="TEXT", help="kernel command line of each guest")
     add(

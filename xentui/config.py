@@ -39,7 +39,7 @@ ACTIONS = (
 )
 EVENTS = ("on_poweroff", "on_reboot", "on_crash", "on_watchdog", "on_soft_reset")
 UNDERSTOOD = {"name", "kernel", "ramdisk", "memory", "maxmem", "vcpus", "cmdline", "extra", "root", "type", "builder"}
-UNDERSTOOD |= {"cpu_weight", "cap"}
+UNDERSTOOD |= {"cpus", "cpu_weight", "cap"}
 UNDERSTOOD |= set(EVENTS)
 
 
@@ -63,6 +63,8 @@ class GuestSpec:
     """MiB that the domain may grow to; 0 for no more than `memory`."""
     vcpus: int = 1
     cmdline: str = ""
+    cpus: str | list[str] = "all"
+    """The physical processors that its vCPUs may run on, as xl writes them; or a list with those of each vCPU."""
     cpu_weight: int = DEFAULT_WEIGHT
     """Share of the processor relative to other domains'."""
     cap: int = 0
@@ -183,6 +185,7 @@ def parse_xl_config(path: str | Path) -> GuestSpec:
         raise config.error("maxmem", f"maxmem = {spec.maxmem} is less than memory = {spec.memory}; raise it")
     spec.vcpus = config.number("vcpus", 1, MAX_VCPUS) or 1
     spec.cmdline = _command_line(config)
+    spec.cpus = _cpus(config)
     spec.cpu_weight = config.number("cpu_weight", 1, MAX_WEIGHT) or DEFAULT_WEIGHT
     spec.cap = config.number("cap", 0, MAX_CAP) or 0
     for event in EVENTS:
@@ -295,6 +298,25 @@ def _kernel(config: _Config) -> Path:
         found = " (a bootloader is not run)" if "bootloader" in config.settings else ""
         raise config.error("bootloader", f'kernel is not set{found}; add a line such as kernel = "vmlinuz"')
     return kernel
+
+
+def _cpus(config: _Config) -> str | list[str]:
+    """Where the vCPUs may run: a string is for all of them, a list has one for each."""
+    from xentui.engine.xen import cpulist
+
+    setting = config.settings.get("cpus")
+    if setting is None:
+        return "all"
+    value = setting.value
+    lists = [value] if isinstance(value, str) else [str(listed) for listed in value if isinstance(listed, str)]
+    if len(lists) != (1 if isinstance(value, str) else len(value)):
+        raise config.error("cpus", 'cpus has a list in a list; write it as "0-1" or as ["0", "1"]')
+    for listed in lists:
+        try:
+            cpulist.parse(listed)
+        except ValueError as error:
+            raise config.error("cpus", f"cpus: {error}") from None
+    return value if isinstance(value, str) else lists
 
 
 def _check_type(config: _Config) -> None:

@@ -52,7 +52,9 @@ def demonstrate(name: str, present: bool = False) -> int:
     from xentui.engine.messages import Setup
 
     told = checked_demonstration(name)
-    return _show(Setup(told.specifications(), scheduler=told.scheduler), run=False, told=told, present=present)
+    return _show(
+        Setup(told.specifications(), scheduler=told.scheduler, cpus=told.cpus), run=False, told=told, present=present
+    )
 
 
 def checked_demonstration(name: str) -> Demonstration:

@@ -16,7 +16,7 @@ from xentui.config import ConfigError, GuestSpec, resolve_guest, unique_name
 FOLDER = Path(__file__).parent / "demos"
 _ITEM = re.compile(r"- ([a-z][a-z-]*): *(.*)$")
 
-HEADER_KEYS = ("guest", "memory", "scheduler", "no-validator", "paper")
+HEADER_KEYS = ("guest", "memory", "cpus", "scheduler", "no-validator", "paper")
 """What the title may be followed by; `guest` and `no-validator` may be repeated."""
 RUN_KEYS = ("run", "for", "step", "type", "inject", "act", "back")
 """What a step does to the machine, in the order in which it stands there."""
@@ -81,6 +81,8 @@ class Demonstration:
     """Each a guest and, behind it, its command line."""
     memory: int = 0
     """MiB of each guest; 0: as usual."""
+    cpus: int = 1
+    """Physical processors."""
     scheduler: str = "credit"
     unvalidated: list[str] = field(default_factory=list)
     """Names of guests that run without the page-table validator."""
@@ -233,6 +235,10 @@ class _Reader:
             if value not in SCHEDULERS:
                 raise self._error(number, f"there is no scheduler {value!r}; there is {' and '.join(SCHEDULERS)}")
             demonstration.scheduler = value
+        elif key == "cpus":
+            if value not in ("1", "2", "3", "4"):
+                raise self._error(number, f"cpus is a number of physical processors, 1 to 4, not {value!r}")
+            demonstration.cpus = int(value)
         elif key == "memory":
             if not value.isdecimal() or not 0 < int(value) < 1 << 20:
                 raise self._error(number, f"memory is a number of MiB, not {value!r}")

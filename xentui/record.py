@@ -92,6 +92,7 @@ def make_setup(options: argparse.Namespace, specs: list[GuestSpec]) -> Setup:
         pace=options.pace,
         scheduler=options.sched,
         seed=options.seed,
+        cpus=options.cpus,
         direct_traps=not options.no_direct_trap,
         typist=typist,
         actions=_injections(options.inject),

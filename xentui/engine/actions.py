@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from xentui.config import ConfigError
 from xentui.engine.dom0 import control
-from xentui.engine.xen import unchecked
+from xentui.engine.xen import cpulist, schedule, unchecked
 from xentui.engine.xen.elf import ImageError
 from xentui.engine.xen.page import OutOfMemory
 
@@ -118,7 +119,7 @@ def _destroy(machine: Machine, name: str | None) -> None:
 def _create(machine: Machine, _name: str | None, spec: GuestSpec) -> None:
     try:
         machine.create(spec)
-    except (ImageError, OutOfMemory) as error:
+    except (ConfigError, ImageError, OutOfMemory) as error:
         raise ActionError(str(error)) from None
 
 
@@ -168,6 +169,17 @@ def _schedule(machine: Machine, name: str | None, parameter: str, value: int) ->
         machine.scheduler.adjust(None if name is None else find_domain(machine, name), **{parameter: value})
     except ValueError as error:
         raise ActionError(str(error)) from None
+
+
+def _pin(machine: Machine, name: str | None, number: int | str, cpus: str) -> None:
+    """A vCPU, or `all` of them, may run on these physical processors only (`xl vcpu-pin`)."""
+    domain = _alive(machine, name)
+    try:
+        mask = machine.pcpus.checked(cpulist.parse(cpus))
+    except ValueError as error:
+        raise ActionError(str(error)) from None
+    for vcpu in domain.vcpus if number == "all" else [_vcpu(machine, name, int(number))]:
+        schedule.set_affinity(vcpu, mask)
 
 
 def _vcpu(machine: Machine, name: str | None, number: int) -> Vcpu:
@@ -220,6 +232,7 @@ KINDS: dict[str, Callable[..., None]] = {
     "unmask": _unmask,
     "inject": _inject,
     "schedule": _schedule,
+    "pin": _pin,
     "no_validator": _no_validator,
     "set_register": _set_register,
     "write": _write,

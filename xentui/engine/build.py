@@ -29,6 +29,7 @@ def build_machine(setup: Setup, ring: memoryview | None = None, flush: Flush | N
     machine = Machine(
         setup.memory or total_memory(setup.specs),
         pace=setup.pace,
+        cpus=setup.cpus,
         scheduler=setup.scheduler,
         seed=setup.seed,
         wall_clock=wall_clock,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from xentui.engine.clock import COST_CONTEXT_SWITCH
 from xentui.engine.trace import Kind, runner
-from xentui.engine.xen import debugreg, descriptor_tables, failsafe, schedule, traps
+from xentui.engine.xen import cpulist, debugreg, descriptor_tables, failsafe, schedule, traps
 from xentui.engine.xen.domain import RUNNING, Domain, Vcpu
 from xentui.engine.xen.domain_builder import first_state
 
@@ -70,6 +70,16 @@ class Pcpus:
                 length = min(length, self._turn_began + TURN - now)
             return vcpu, length
         return None, 0
+
+    def checked(self, mask: int) -> int:
+        """A set of processors, if one of them is there. Raises ValueError."""
+        if not mask & (1 << len(self.all)) - 1:
+            last = len(self.all) - 1
+            raise ValueError(
+                f"the machine has no processor {cpulist.text(mask)}: it has {f'0 to {last}' if last else 'processor 0'}"
+                " (--cpus)"
+            )
+        return mask
 
     def _others_wait(self, pcpu: Pcpu) -> bool:
         return self.scheduler.waiting() or any(other.current for other in self.all if other is not pcpu)

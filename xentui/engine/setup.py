@@ -18,6 +18,8 @@ class Setup:
     """MiB for all guests together; None for what they ask for."""
     pace: str = "exact"
     seed: int = 0
+    cpus: int = 1
+    """Physical processors."""
     direct_traps: bool = True
     scheduler: str = "credit"
     wall_clock: int | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from xentui.engine.xen import kernel
+from xentui.engine.xen import cpulist, kernel
 from xentui.engine.xen.abi.arch_x86_64 import HYPERVISOR_VIRT_START
 from xentui.engine.xen.abi.sched import SHUTDOWN_crash
 from xentui.engine.xen.domain import BLOCKED, RUNNING
@@ -67,17 +67,17 @@ def cpu_time(domain: Domain, now: int) -> int:
 
 
 def vcpus(machine: Machine, domain: Domain) -> list[Values]:
-    """The lines of `xl vcpu-list` for a domain. There is one physical processor, and every vCPU may run on it."""
+    """The lines of `xl vcpu-list` for a domain. `cpu`: where it runs, or ran last."""
     now = machine.now()
     return [
         {
             "name": domain.name,
             "domid": domain.id,
             "vcpu": vcpu.id,
-            "cpu": "0" if vcpu.online else "-",
+            "cpu": str(vcpu.pcpu) if vcpu.online else "-",
             "state": _vcpu_state(vcpu),
             "time": _run_time(vcpu, now),
-            "hard_affinity": "all",
+            "hard_affinity": cpulist.text(vcpu.affinity),
             "soft_affinity": "all",
         }
         for vcpu in domain.vcpus
@@ -100,10 +100,10 @@ def host(machine: Machine) -> Values:
     frames = machine.hv.frames
     return {
         "machine": "x86_64",
-        "nr_cpus": 1,
-        "max_cpu_id": 0,
+        "nr_cpus": len(machine.pcpus.all),
+        "max_cpu_id": len(machine.pcpus.all) - 1,
         "nr_nodes": 1,
-        "cores_per_socket": 1,
+        "cores_per_socket": len(machine.pcpus.all),
         "threads_per_core": 1,
         "cpu_mhz": f"{TSC_HZ / 1e6:.3f}",
         "virt_caps": "pv",

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xentui.config import ConfigError
 from xentui.engine.dom0 import control
 from xentui.engine.dom0.console import ConsoleBackend
 from xentui.engine.dom0.guest_log import last_lines
@@ -18,7 +19,7 @@ from xentui.engine.dom0.xenstore_ring import XenstoreConnection
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import PAGE_SIZE
 from xentui.engine.x86.state import MASK64
-from xentui.engine.xen import mm, time, unchecked, vcpu_op
+from xentui.engine.xen import cpulist, mm, time, unchecked, vcpu_op
 from xentui.engine.xen.abi import sched as sched_abi
 from xentui.engine.xen.domain import Domain
 from xentui.engine.xen.domain_builder import DomainBuilder
@@ -75,6 +76,7 @@ class Toolstack:
 
     def create(self, spec: GuestSpec) -> Domain:
         """Build a domain from its specification and make it runnable."""
+        affinities = self._affinities(spec)
         image = load_image(spec.kernel)
         ramdisk = read_ramdisk(spec.ramdisk) if spec.ramdisk else None
         machine, hv = self.machine, self.machine.hv
@@ -99,10 +101,20 @@ class Toolstack:
             domain.tot_pages, len(domain.vcpus), image.entry, builder.start_info_address, 0,
         )  # fmt: skip
         time.update_wall_clock(domain)
-        for vcpu in domain.vcpus:
+        for vcpu, affinity in zip(domain.vcpus, affinities, strict=True):
+            vcpu.affinity = affinity
             time.update_time(vcpu)
             machine.scheduler.add(vcpu, spec.cpu_weight, spec.cap)
         return domain
+
+    def _affinities(self, spec: GuestSpec) -> list[int]:
+        """For each vCPU the physical processors that it may run on. Raises ConfigError."""
+        lists = [spec.cpus] * spec.vcpus if isinstance(spec.cpus, str) else spec.cpus[: spec.vcpus]
+        try:
+            masks = [self.machine.pcpus.checked(cpulist.parse(cpus)) for cpus in lists]
+        except ValueError as error:
+            raise ConfigError(f"{spec.source or spec.name}: cpus: {error}") from None
+        return masks + [cpulist.ALL] * (spec.vcpus - len(masks))
 
     def _serve(self, domain: Domain, spec: GuestSpec) -> None:
         """Console and xenstore for a new domain."""

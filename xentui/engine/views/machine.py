@@ -24,6 +24,7 @@ def summary(machine: Machine) -> dict[str, Any]:
         "traps": entry.traps,
         "direct_traps": entry.direct,
         "records": machine.trace.head,
+        "cpus": len(machine.pcpus.all),
         "scheduler": machine.scheduler.name,
     }
 

@@ -13,10 +13,11 @@ VIEWS = ("state",)
 
 
 def state(machine: Machine) -> dict[str, Any]:
-    """The policy's name and parameters, and each vCPU: {domain, name, vcpu, runstate, times, known}.
+    """The policy's name and parameters, and each vCPU: {domain, name, vcpu, cpu, runstate, times, known}.
 
-    `times` are virtual ns spent running, runnable, blocked and offline; `known` is what the policy keeps of it: weight
-    and credits, or virtual times and warp.
+    `cpu` is the physical processor that it runs on or ran on last, of `cpus`; `times` are virtual ns spent running,
+    runnable, blocked and offline; `known` is what the policy keeps of it: weight and credits, or virtual times and
+    warp.
     """
     now, policy = machine.now(), machine.scheduler
     vcpus = []
@@ -29,9 +30,16 @@ def state(machine: Machine) -> dict[str, Any]:
                     "domain": domain.id,
                     "name": domain.name,
                     "vcpu": vcpu.id,
+                    "cpu": vcpu.pcpu,
                     "runstate": RUNSTATES[vcpu.runstate],
                     "times": times,
                     "known": policy.describe(vcpu),
                 }
             )
-    return {"policy": policy.name, "parameters": policy.parameters(), "now": now, "vcpus": vcpus}
+    return {
+        "policy": policy.name,
+        "parameters": policy.parameters(),
+        "cpus": len(machine.pcpus.all),
+        "now": now,
+        "vcpus": vcpus,
+    }

@@ -114,6 +114,12 @@ def wake(vcpu: Vcpu) -> None:
         vcpu.hv.wake(vcpu)
 
 
+def set_affinity(vcpu: Vcpu, mask: int) -> None:
+    """Let the vCPU run on these physical processors only, a bit each (Xen: vcpu_set_hard_affinity)."""
+    vcpu.affinity = mask
+    vcpu.hv.reschedule()
+
+
 def sleep(vcpu: Vcpu) -> None:
     """The vCPU was brought down or its domain paused; being blocked dominates (public/vcpu.h)."""
     if vcpu.runstate != BLOCKED:

@@ -216,7 +216,7 @@ class RunQueue(ABC, Generic[E]):
 
     @abstractmethod
     def schedule(self, pcpu: Pcpu[E], now: int) -> None:
-        """Choose: set the processor's `current` and `slice_end`. Everybody in the queue can run, if it is taken there."""
+        """Choose: set the processor's `current` and `slice_end`. Who is in the queue can run, where it is taken."""
 
     @abstractmethod
     def awaken(self, entry: E, now: int) -> None:
