@@ -135,10 +135,13 @@ def test_linux_time_is_plausible(linux_shell: Callable[[str], Done]) -> None:
         assert abs(recording.summary["virtual_ns"] / 1e9 - stamps[-1]) < 0.5
 
 
-@pytest.mark.parametrize("vcpus", [2, 4])
-def test_linux_on_several_vcpus(kernels: Kernels, shell_initrd: Path, xtrace: Path, vcpus: int) -> None:
-    options = ("--ramdisk", shell_initrd, "--cmdline", "console=hvc0", "--memory", "256", "--vcpus", str(vcpus))
-    done = record(xtrace, kernels.linux, *options, "--pace", "fast", "--input", r"nproc\npoweroff\n")
+@pytest.mark.parametrize(("vcpus", "cpus", "pace"), [(2, 1, "fast"), (4, 1, "fast"), (4, 4, "fast"), (2, 2, "exact")])
+def test_linux_on_several_vcpus(
+    kernels: Kernels, shell_initrd: Path, xtrace: Path, vcpus: int, cpus: int, pace: str
+) -> None:
+    options = ["--ramdisk", shell_initrd, "--cmdline", "console=hvc0", "--memory", "256", "--vcpus", str(vcpus)]
+    options += ["--cpus", str(cpus), "--pace", pace]
+    done = record(xtrace, kernels.linux, *options, "--input", r"nproc\npoweroff\n")
     assert done.status == 0, done.console[-2000:] + done.errors
     assert f"smp: Brought up 1 node, {vcpus} CPUs" in done.console
     assert re.search(rf"nproc\n{vcpus}\n", TERMINAL.sub("", done.console))

@@ -89,12 +89,12 @@ def test_the_history_grows_and_is_cut() -> None:
 
 
 def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xentui.screens.gantt._MOST", 100)
+    monkeypatch.setattr("xentui.screens.gantt._MOST", 200)
     history = History()
     rows = [(time, SCHEDULE, ONE, 0, (ONE, TWO)[time & 1]) for time in range(90)]
     history.read(Records(*rows))
     history.read(Records(*rows, *((time, SCHEDULE, ONE, 0, ONE) for time in range(90, 130))))
-    assert history.loads.count == 90 and history.runs_at(129) == ONE and history.runs_at(60) == ONE
+    assert history.loads.count == 180 and history.runs_at(129) == ONE and history.runs_at(60) == ONE
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_runstates_follow_the_schedule() -> None:
         for event, _, data in records
         if event & ~0xFF0 == xen.TRC_SCHED_RUNSTATE_CHANGE
     ]
-    idle = IDLE[0] << 16
+    idle = IDLE << 16
     assert changes == [
         (0, 1, idle), (1, 0, first),
         (0, 2, first), (1, 0, second),

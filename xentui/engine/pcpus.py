@@ -33,7 +33,7 @@ IDLE_DOMAIN = 0x7FFF
 class Pcpu:
     """A physical processor."""
 
-    __slots__ = ("current", "last", "number", "since")
+    __slots__ = ("current", "last", "number", "ran", "since")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -41,8 +41,8 @@ class Pcpu:
         """Who runs here."""
         self.last: Vcpu | None = None
         """The same, or who ran here last: its registers stay until another's are needed."""
-        self.since = 0
-        """Since when, in virtual ns."""
+        self.since = self.ran = 0
+        """Since when, in virtual ns; and how long, once it no longer does."""
 
 
 class Pcpus:
@@ -130,22 +130,23 @@ class Pcpus:
         self._put_down(pcpu, now)
         if len(self.all) > 1 and pcpu.last is not None:
             self._tell(pcpu, now, IDLE_DOMAIN, pcpu.number, 0)
-            pcpu.last, pcpu.since = None, now
+            pcpu.last, pcpu.ran = None, 0
 
     def _put_down(self, pcpu: Pcpu, now: int) -> None:
         """The vCPU that has the processor no longer runs; its registers stay loaded until another needs them."""
-        if pcpu.current is not None:
-            schedule.switch_out(pcpu.current, now)
+        vcpu = pcpu.current
+        if vcpu is not None:
+            pcpu.ran = (now if vcpu.runstate == RUNNING else vcpu.runstate_since) - pcpu.since
+            schedule.switch_out(vcpu, now)
             pcpu.current = None
 
     def _tell(self, pcpu: Pcpu, now: int, domain: int, vcpu: int, slice_us: int) -> None:
         """A context switch, for the trace."""
         last = pcpu.last
         source = runner(IDLE_DOMAIN, pcpu.number) if last is None else runner(last.domain.id, last.id)
-        ran = now - pcpu.since if last is not None else 0
         self.hv.put(
             now, 0, Kind.SCHEDULE, vcpu, domain, slice_us,
-            source, runner(domain, vcpu), ran, pcpu.number, 0,
+            source, runner(domain, vcpu), pcpu.ran, pcpu.number, 0,
         )  # fmt: skip
 
     def unload(self, domain: Domain) -> None:
@@ -154,6 +155,7 @@ class Pcpus:
             self.processor.vcpu = None
         for pcpu in self.all:
             if pcpu.last is not None and pcpu.last.domain is domain:
+                pcpu.current = None
                 if len(self.all) > 1:
                     self._tell(pcpu, self.hv.clock.now(), IDLE_DOMAIN, pcpu.number, 0)
-                pcpu.current = pcpu.last = None
+                pcpu.last, pcpu.ran = None, 0

@@ -77,7 +77,7 @@ def export_xentrace(recording: Recording, out: BinaryIO, start: int = 0, stop: i
     """Xen's binary trace format, which xenalyze reads (`xentrace`)."""
     from xentui.recording.xentrace import XentraceWriter
 
-    writer = XentraceWriter(out, recording.domain_widths())
+    writer = XentraceWriter(out, recording.domain_widths(), recording.header.get("cpus", 1))
     for batch in batches(recording, start, stop):
         writer.write(batch)
     writer.flush()

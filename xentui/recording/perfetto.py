@@ -54,7 +54,10 @@ class PerfettoWriter:
             names.setdefault(domain, f"domain {domain}")
         self._names = names
         self._lanes: set[tuple[int, int]] = set()
-        self._running: tuple[tuple[int, int], int] | None = None
+        self._running: dict[int, tuple[tuple[int, int], int] | None] = {}
+        """Who has each physical processor, and since when; nobody, or it is not known yet."""
+        self._places: dict[tuple[int, int], int] = {}
+        """The physical processor that each vCPU was given last."""
         self._sent: dict[int, list[int]] = {}
         self._arrows = 0
         self._counts: dict[int, list[int]] = {}
@@ -78,7 +81,8 @@ class PerfettoWriter:
 
     def end(self) -> None:
         """Close the last slice, and the text."""
-        rest = [*self._stop(self._last, 0), *self._counters(self._last)]
+        rest = [event for pcpu in list(self._running) for event in self._stop(pcpu, self._last)]
+        rest += self._counters(self._last)
         self._out.write("".join([f",\n{event}" for event in rest]) + "\n]}\n")
 
     def _events(self, record: Record) -> Iterator[str]:
@@ -94,21 +98,33 @@ class PerfettoWriter:
         if kind in _COUNTED:
             self._counts.setdefault(record.domain, [0] * len(_SERIES))[_COUNTED[kind]] += 1
         if kind == Kind.SCHEDULE:
-            yield from self._stop(time, record.c, (record.a >> 16, record.a & 0xFFFF))
-            self._running = ((record.b >> 16, record.b & 0xFFFF), time)
+            yield from self._switch(record)
             return
+        pcpu = self._places.get(who, 0)
+        running = self._running.get(pcpu)
         if kind == Kind.IDLE:
-            yield from self._stop(time, 0)
-        elif kind not in _ASIDE and record.domain < _IDLE_DOMAIN and (self._running is None or self._running[0] != who):
-            yield from self._stop(time, 0)
-            self._running = (who, time)
+            for pcpu in list(self._running):
+                yield from self._stop(pcpu, time)
+        elif kind not in _ASIDE and record.domain < _IDLE_DOMAIN and (running is None or running[0] != who):
+            yield from self._stop(pcpu, time)
+            self._running[pcpu] = running = (who, time)
         yield self._instant(record)
         if kind == Kind.EVENT_SEND and not record.c:
             yield self._arrow(record)
         elif kind == Kind.EVENT_UPCALL:
             yield from self._arrivals(record)
-        elif kind == Kind.BLOCK and self._running is not None and self._running[0] == who:
-            yield from self._stop(time, 0)
+        elif kind == Kind.BLOCK and running is not None and running[0] == who:
+            yield from self._stop(pcpu, time)
+
+    def _switch(self, record: Record) -> Iterator[str]:
+        """A physical processor goes from one vCPU to another. Of the first, the record says how long it had it."""
+        pcpu, time, ran = record.d, record.time, record.c
+        if ran and (pcpu not in self._running or self._running[pcpu] is not None):
+            self._running[pcpu] = ((record.a >> 16, record.a & 0xFFFF), time - min(ran, time))
+        yield from self._stop(pcpu, time)
+        who = (record.b >> 16, record.b & 0xFFFF)
+        self._running[pcpu] = (who, time)
+        self._places[who] = pcpu
 
     def _instant(self, record: Record) -> str:
         text = decode(record, self._widths.get(record.domain, 64))
@@ -118,24 +134,22 @@ class PerfettoWriter:
         )
 
     def _lane(self, who: tuple[int, int]) -> str:
-        name = "processor 0" if who[0] >= _IDLE_DOMAIN else f"vCPU {who[1]}"
+        name = f"processor {who[1]}" if who[0] >= _IDLE_DOMAIN else f"vCPU {who[1]}"
         return (
             f'{{"ph":"M","pid":{min(who[0], DOMID_XEN)},"tid":{who[1]},"name":"thread_name",'
             f'"args":{{"name":{_quote(name)}}}}}'
         )
 
-    def _stop(self, time: int, ran: int, who: tuple[int, int] | None = None) -> Iterator[str]:
-        """The processor is taken from the vCPU that had it; `ran`: for how long it did, where the record says so."""
-        running, self._running = self._running, None
-        if ran and who is not None:
-            running = (who, time - min(ran, time))
+    def _stop(self, pcpu: int, time: int) -> Iterator[str]:
+        """A physical processor is taken from the vCPU that had it."""
+        running, self._running[pcpu] = self._running.get(pcpu), None
         if running is None or running[0][0] >= _IDLE_DOMAIN:
             return
         (domain, vcpu), start = running
         when = f'"ts":{microseconds(start)},"dur":{microseconds(time - start)}'
         yield f'{{"ph":"X",{when},"pid":{domain},"tid":{vcpu},"name":"running"}}'
         name = _quote(f"{self._names.get(domain, f'domain {domain}')} vCPU {vcpu}")
-        yield f'{{"ph":"X",{when},"pid":{DOMID_XEN},"tid":0,"name":{name}}}'
+        yield f'{{"ph":"X",{when},"pid":{DOMID_XEN},"tid":{pcpu},"name":{name}}}'
 
     def _arrow(self, record: Record) -> str:
         """The start of an arrow: an event on its way to a peer."""

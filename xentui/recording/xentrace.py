@@ -3,7 +3,7 @@
 Records are `struct t_rec` of Xen's public trace.h, in windows that each begin with TRC_TRACE_CPU_CHANGE and say how
 many bytes follow (tools/xentrace/xentrace.c). What a record holds is laid out as Xen's tracing calls do it
 (xen/arch/x86/pv/trace.c, xen/arch/x86/trace.c, xen/common/sched/core.c). Kinds that Xen does not trace are left out.
-The machine has one physical processor; its idle vCPU and every vCPU's runstate are told as Xen tells them.
+Each physical processor has windows of its own; its idle vCPU and every vCPU's runstate are told as Xen tells them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ CYCLES_HZ = 2_400_000_000
 WINDOW_BYTES = 32_768
 """A window is as long as the records that one look at Xen's buffer found; by default the buffer has eight pages."""
 
-IDLE = (0x7FFF, 0)
+IDLE = 0x7FFF
+"""The domain of the idle vCPUs, of which each physical processor has the one with its number."""
 RUNNING, RUNNABLE, BLOCKED, OFFLINE = range(4)
 
 _CYCLE_FLAG = 1 << 31
@@ -52,22 +53,35 @@ _GRANTS = {
 }
 
 
-class XentraceWriter:
-    """Turns records into Xen's. `widths`: each domain's word size, 64 where it is not said."""
+class _Pcpu:
+    """A physical processor, as the trace tells of it."""
 
-    def __init__(self, out: BinaryIO, widths: dict[int, int]) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.idle = (IDLE, number)
+        self.current = self.idle
+        self.leaving: int | None = None
+        """The runstate that the current vCPU goes to when it leaves its processor, if it gave that up."""
+        self.window = bytearray()
+
+
+class XentraceWriter:
+    """Turns records into Xen's. `widths`: each domain's word size, 64 where it is not said; `pcpus`: how many there
+    are."""
+
+    def __init__(self, out: BinaryIO, widths: dict[int, int], pcpus: int = 1) -> None:
         self._out = out
         self._widths = widths
-        self._window = bytearray()
-        self._cycles = 0
-        self._current = IDLE
-        self._leaving: int | None = None
-        """The runstate that the current vCPU goes to when it leaves its processor, if it gave that up."""
-        self._states = {IDLE: RUNNING}
+        self._pcpus = [_Pcpu(number) for number in range(pcpus)]
+        self._places: dict[tuple[int, int], int] = {}
+        """The processor that each vCPU was given last."""
         self._makers: dict[int, Callable[[Record, bool], None]] = self._table()
-        # as a trace that begins on an idle processor: its vCPU goes on running
+        self._states = {pcpu.idle: RUNNING for pcpu in self._pcpus}
+        # as a trace that begins on idle processors: their vCPUs go on running
         self._cycles = 1
-        self._put(xen.TRC_SCHED_CONTINUE_RUNNING, _WORD.pack(self._vcpu(IDLE)))
+        for pcpu in reversed(self._pcpus):
+            self._pcpu = pcpu
+            self._put(xen.TRC_SCHED_CONTINUE_RUNNING, _WORD.pack(self._vcpu(pcpu.idle)))
 
     def _table(self) -> dict[int, Callable[[Record, bool], None]]:
         privileged = self._one_address(xen.TRC_PV_EMULATE_PRIVOP)
@@ -95,29 +109,34 @@ class XentraceWriter:
         for record in records:
             self._cycles = max(self._cycles, record.time * CYCLES_HZ // 1_000_000_000 + 1)
             maker = self._makers.get(record.kind)
+            if record.kind == Kind.SCHEDULE:
+                self._pcpu = self._pcpus[record.d % len(self._pcpus)]
+            elif maker is not None or record.kind in (Kind.BLOCK, Kind.YIELD):
+                self._pcpu = self._pcpus[self._places.get((record.domain, record.vcpu), self._pcpu.number)]
             if maker is not None:
                 self._run((record.domain, record.vcpu))
                 maker(record, self._widths.get(record.domain, 64) == 64)
             else:
                 self._other(record)
-            if len(self._window) >= WINDOW_BYTES:
+            if len(self._pcpu.window) >= WINDOW_BYTES:
                 self.flush()
 
     def flush(self) -> None:
-        """Write the window that has been gathered."""
-        if self._window:
-            head = xen.TRC_TRACE_CPU_CHANGE | 2 << xen.TRACE_EXTRA_SHIFT
-            self._out.write(_WINDOW.pack(head, 0, len(self._window)) + self._window)
-            self._window.clear()
+        """Write the windows that have been gathered, one a processor, in their order, as xentrace looks at them."""
+        head = xen.TRC_TRACE_CPU_CHANGE | 2 << xen.TRACE_EXTRA_SHIFT
+        for pcpu in self._pcpus:
+            if pcpu.window:
+                self._out.write(_WINDOW.pack(head, pcpu.number, len(pcpu.window)) + pcpu.window)
+                pcpu.window.clear()
 
     def _put(self, event: int, data: bytes = b"", timed: bool = True) -> None:
         """Append a record; `data` is a whole number of 32-bit words, seven at most."""
         head = event | len(data) // 4 << xen.TRACE_EXTRA_SHIFT
         if timed:
             cycles = self._cycles
-            self._window += _HEAD.pack(head | _CYCLE_FLAG, cycles & _U32, cycles >> 32) + data
+            self._pcpu.window += _HEAD.pack(head | _CYCLE_FLAG, cycles & _U32, cycles >> 32) + data
         else:
-            self._window += _BARE_HEAD.pack(head) + data
+            self._pcpu.window += _BARE_HEAD.pack(head) + data
 
     def _words(self, event: int, *words: int) -> None:
         self._put(event, b"".join([_WORD.pack(word & _U32) for word in words]))
@@ -187,21 +206,23 @@ class XentraceWriter:
 
     def _run(self, who: tuple[int, int]) -> None:
         """Give the processor to a vCPU, if it has not got it."""
-        before = self._current
+        pcpu = self._pcpu
+        before = pcpu.current
         if before == who:
             return
         self._words(xen.TRC_SCHED_SWITCH, *before, *who)
-        self._change(before, RUNNABLE if self._leaving is None else self._leaving)
-        self._leaving = None
+        self._change(before, RUNNABLE if pcpu.leaving is None else pcpu.leaving)
+        pcpu.leaving = None
         if self._states.get(who, RUNNABLE) != RUNNABLE:
             self._change(who, RUNNABLE)
         self._change(who, RUNNING)
-        self._current = who
+        pcpu.current = who
+        self._places[who] = pcpu.number
 
     def _settle(self) -> None:
         """A vCPU that gave up its processor, and after which none was scheduled, left it idle."""
-        if self._leaving is not None:
-            self._run(IDLE)
+        if self._pcpu.leaving is not None:
+            self._run(self._pcpu.idle)
 
     def _other(self, record: Record) -> None:
         """What is no vCPU's own doing."""
@@ -222,7 +243,7 @@ class XentraceWriter:
         elif record.kind == Kind.YIELD:
             self._words(xen.TRC_SCHED_YIELD, *who)
         elif record.kind == Kind.IDLE:
-            self._run(IDLE)
+            self._run(self._pcpu.idle)
         elif record.kind == Kind.TIMER:
             self._settle()
             self._put(xen.TRC_SCHED_DOM_TIMER_FN)
@@ -232,9 +253,10 @@ class XentraceWriter:
             self._life(record, who)
 
     def _give_up(self, who: tuple[int, int], state: int) -> None:
-        if who == self._current:
-            self._leaving = state
-        elif self._states.get(who) == RUNNABLE:
+        running = [pcpu for pcpu in self._pcpus if pcpu.current == who]
+        for pcpu in running:
+            pcpu.leaving = state
+        if not running and self._states.get(who) == RUNNABLE:
             self._change(who, state)
 
     def _life(self, record: Record, who: tuple[int, int]) -> None:
@@ -248,8 +270,9 @@ class XentraceWriter:
             for vcpu in [vcpu for vcpu in self._states if vcpu[0] == record.domain]:
                 self._give_up(vcpu, OFFLINE)
         elif record.kind == Kind.DOMAIN_DESTROY:
-            if self._current[0] == record.domain:
-                self._leaving = OFFLINE
-                self._run(IDLE)
+            for pcpu in self._pcpus:
+                if pcpu.current[0] == record.domain:
+                    self._pcpu, pcpu.leaving = pcpu, OFFLINE
+                    self._run(pcpu.idle)
             self._words(xen.TRC_SCHED_DOM_REM, record.domain)
             self._words(xen.TRC_DOM0_DOM_REM, record.domain)

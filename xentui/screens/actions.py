@@ -87,6 +87,7 @@ TABLE: tuple[Command, ...] = (
     Command("crash", (), MACHINE, "crash a domain", "", "[DOMAIN]"),
     Command("destroy", (), MACHINE, "destroy a domain (asks)", "", "[DOMAIN]"),
     Command("memory", (), MACHINE, "set a domain's memory by its balloon", "", "DOMAIN MIB"),
+    Command("pin", (), MACHINE, "say where a domain's vCPUs may run: 0, 0-1, all", "", "DOMAIN VCPU|all CPUS"),
     Command("send", (), MACHINE, "send an event to a port of a domain", "", "DOMAIN PORT"),
     Command("mask", (), MACHINE, "mask a port", "", "DOMAIN PORT"),
     Command("unmask", (), MACHINE, "unmask a port", "", "DOMAIN PORT"),

@@ -272,6 +272,10 @@ class Control:
         domain, mib = _words(argument, 2, "DOMAIN MIB")
         self.act("balloon", self.domain(domain), _number(mib, 1))
 
+    def do_pin(self, argument: str) -> None:
+        domain, vcpu, cpus = _words(argument, 3, "DOMAIN VCPU|all CPUS")
+        self.act("pin", self.domain(domain), vcpu if vcpu == "all" else _number(vcpu, 0), cpus)
+
     def do_send(self, argument: str) -> None:
         self._port("send", argument)
 

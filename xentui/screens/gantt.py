@@ -1,7 +1,7 @@
 """Who ran when, from the trace: kept as two short tables that grow with it, and summed over any window of time.
 
-`loads` says who had the processor from a time on, `blocks` when a vCPU began to wait for an event and when it ceased.
-A vCPU runs while it has the processor and is not blocked; it waits for a turn while it is neither.
+`loads` says when a vCPU was given a physical processor and when it lost it, `blocks` when it began to wait for an event
+and when it ceased. A vCPU runs while it has a processor and is not blocked; it waits for a turn while it is neither.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ class History:
         self._restart(0)
 
     def _restart(self, at: int) -> None:
-        self.loads, self.blocks = _Table(2), _Table(3)
+        self.loads, self.blocks = _Table(4), _Table(3)
         self._read = at
-        self._last = NOBODY
+        self._running: dict[int, int] = {}
+        """Who has each physical processor, a `runner`."""
 
     def read(self, records: Any) -> bool:
         """Take in what is new; True if there is more to read. Begins anew where the history was cut."""
@@ -85,13 +86,17 @@ class History:
     def _take(self, rows: Any) -> None:
         loads: list[tuple[int, ...]] = []
         blocks: list[tuple[int, ...]] = []
-        columns = (rows[name].tolist() for name in ("time", "kind", "domain", "vcpu", "a", "b"))
-        for time, kind, domain, vcpu, a, b in zip(*columns, strict=True):
+        columns = (rows[name].tolist() for name in ("time", "kind", "domain", "vcpu", "a", "b", "d"))
+        for time, kind, domain, vcpu, a, b, cpu in zip(*columns, strict=True):
             if kind == Kind.SCHEDULE:
-                self._last = b
-                loads.append((time, b))
+                if cpu in self._running:
+                    loads.append((time, self._running.pop(cpu), 0, cpu))
+                if b < NOBODY:
+                    self._running[cpu] = b
+                    loads.append((time, b, 1, cpu))
             elif kind == Kind.IDLE:
-                loads += [(time, NOBODY), (a, self._last)]
+                loads += [(time, who, 0, cpu) for cpu, who in self._running.items()]
+                loads += [(a, who, 1, cpu) for cpu, who in self._running.items()]
             else:
                 blocks.append((time, runner(domain, vcpu), int(kind == Kind.BLOCK)))
         self.loads.extend(loads)
@@ -102,22 +107,24 @@ class History:
         """The earliest time that is known of."""
         return int(self.loads.rows[0, 0]) if self.loads.count else 0
 
-    def runs_at(self, time: int) -> int:
-        """Who had the processor at a time: a `runner`."""
-        place = int(np.searchsorted(self.loads.rows[:, 0], time, "right")) - 1
-        return int(self.loads.rows[place, 1]) if place >= 0 else NOBODY
+    def runs_at(self, time: int, cpu: int = 0) -> int:
+        """Who had a physical processor at a time: a `runner`."""
+        rows = self.loads.rows[: int(np.searchsorted(self.loads.rows[:, 0], time, "right"))]
+        places = np.flatnonzero(rows[:, 3] == cpu)
+        return int(rows[places[-1], 1]) if len(places) and rows[places[-1], 2] else NOBODY
 
     def share(self, who: int, start: int, end: int, cells: int) -> Share:
         """How a vCPU spent a window of time."""
         edges = np.linspace(start, end, cells + 1)
         loads, mine = self.loads.rows, self.blocks.rows
         mine = mine[mine[:, 1] == who]
+        loads = np.concatenate([[(self.begin, who, 0, 0)], loads[loads[:, 1] == who]])
         first, last = np.searchsorted(loads[:, 0], (start, end))
         loads = loads[max(0, first - 1) : last]
         first, last = np.searchsorted(mine[:, 0], (start, end))
         mine = mine[max(0, first - 1) : last]
         times = np.concatenate([loads[:, 0], mine[:, 0]])
-        loaded = np.concatenate([(loads[:, 1] == who).astype(np.int8), np.full(len(mine), -1, np.int8)])
+        loaded = np.concatenate([loads[:, 2].astype(np.int8), np.full(len(mine), -1, np.int8)])
         blocked = np.concatenate([np.full(len(loads), -1, np.int8), mine[:, 2].astype(np.int8)])
         order = np.argsort(times, kind="stable")
         times, loaded, blocked = times[order], _filled(loaded[order]), _filled(blocked[order])

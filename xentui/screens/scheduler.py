@@ -10,6 +10,7 @@ from xentui.engine.faults import time_text
 from xentui.engine.trace import runner
 from xentui.engine.trace_decode import runner_text, seconds
 from xentui.engine.views import Query
+from xentui.engine.xen import cpulist
 from xentui.screens.gantt import NOBODY, History, Share
 from xentui.screens.prompt import Prompt
 from xentui.screens.sheet import Line, SheetPane, fit, heading, window, wrapped
@@ -35,10 +36,12 @@ low latency is lent, not given. Today's Xen has **credit**: weights again, and a
 * A row is a virtual CPU. The height of a block is the share of the cell's time that it **ran**; `░` it was runnable
   and **waited** for its turn; `·` it was blocked, at no cost to anybody.
 * The percentages are shares of the window.
+* Where the machine has several processors (`--cpus`), **cpu** is the one that a vCPU runs on, or ran on last; **p**
+  says where it may run.
 * **weight**, **credit**, **avt/evt** (actual and effective virtual time), **warp**: what the policy goes by now.
 
 Keys: **← →** a moment · **Enter** go there · **[ ]** show more, or less time · **↑ ↓** vCPU · **a** change a parameter
-of its domain · **A** of the scheduler · **f** follow the present
+of its domain · **A** of the scheduler · **p** its processors · **f** follow the present
 """
     BINDINGS: ClassVar = [
         Binding("left", "move(-1)", "Earlier", show=False),
@@ -52,6 +55,7 @@ of its domain · **A** of the scheduler · **f** follow the present
         Binding("enter", "goto", "Go there"),
         Binding("a", "adjust", "Change"),
         Binding("A", "adjust_policy", "Change policy"),
+        Binding("p", "pin", "Processors"),
         Binding("f", "follow", "Follow"),
     ]
 
@@ -97,6 +101,8 @@ of its domain · **A** of the scheduler · **f** follow the present
         if state is None:
             return [[(self.failure(), "error")]]
         vcpus = state["vcpus"]
+        if state["cpus"] > 1:
+            vcpus = [{**vcpu, "known": {"cpu": vcpu["cpu"], **vcpu["known"]}} for vcpu in vcpus]
         if not vcpus:
             return wrapped("No domain: nobody to schedule.", width, "dim")
         self.row = min(self.row, len(vcpus) - 1)
@@ -149,14 +155,15 @@ of its domain · **A** of the scheduler · **f** follow the present
         moment = self.moment()
         if moment is None:
             return fit([("← → choose a moment", "dim")], width)
-        who = self.history.runs_at(moment)
-        name = "nobody" if who == NOBODY else runner_text(who)
-        known = dict(self.domains()).get(who >> 16)
-        return fit(
-            [("at ", "label"), (seconds(moment), "strong"), ("  the processor had ", "label"),
-             (f"{known} {name}" if known else name, "strong"), ("  Enter goes there", "dim")],
-            width,
-        )  # fmt: skip
+        state, line = self.answer("sched.state"), [("at ", "label"), (seconds(moment), "strong")]
+        known = dict(self.domains())
+        cpus = state["cpus"] if state else 1
+        for cpu in range(cpus):
+            who = self.history.runs_at(moment, cpu)
+            name = "nobody" if who == NOBODY else runner_text(who)
+            line.append((f"  processor {cpu} had " if cpus > 1 else "  the processor had ", "label"))
+            line.append((f"{known[who >> 16]} {name}" if who >> 16 in known and cpus == 1 else name, "strong"))
+        return fit([*line, ("  Enter goes there", "dim")], width)
 
     def _table(self, vcpus: list[dict[str, Any]], width: int, rows: int) -> list[Line]:
         """What the policy knows, a row a vCPU."""
@@ -236,6 +243,28 @@ of its domain · **A** of the scheduler · **f** follow the present
         state = self.answer("sched.state")
         if state:
             self._ask(f"Of the {state['policy']} scheduler: PARAMETER VALUE", state["parameters"], None)
+
+    def action_pin(self) -> None:
+        """Choose the physical processors that the vCPU may run on."""
+        state = self.answer("sched.state")
+        if not state or not state["vcpus"]:
+            return
+        vcpu = state["vcpus"][self.row]
+
+        def check(text: str) -> str:
+            try:
+                cpulist.parse(text)
+            except ValueError as error:
+                return str(error)
+            return ""
+
+        def take(text: str | None) -> None:
+            if text:
+                self.act("pin", vcpu["domain"], vcpu["vcpu"], text)
+
+        choices = ["all", *(str(cpu) for cpu in range(state["cpus"]))]
+        question = f"Physical processors of {vcpu['name']} vCPU {vcpu['vcpu']}: all, 0, 0-1, …"
+        self.app.push_screen(Prompt(question, vcpu["affinity"], choices, check), take)
 
     def _ask(self, question: str, known: dict[str, int], domain: int | None) -> None:
         def check(text: str) -> str:

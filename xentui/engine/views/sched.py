@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xentui.engine.views.cpu import RUNSTATES
+from xentui.engine.xen import cpulist
 
 if TYPE_CHECKING:
     from xentui.engine.machine import Machine
@@ -13,11 +14,11 @@ VIEWS = ("state",)
 
 
 def state(machine: Machine) -> dict[str, Any]:
-    """The policy's name and parameters, and each vCPU: {domain, name, vcpu, cpu, runstate, times, known}.
+    """The policy's name and parameters, and each vCPU: what it has and what the policy knows of it.
 
-    `cpu` is the physical processor that it runs on or ran on last, of `cpus`; `times` are virtual ns spent running,
-    runnable, blocked and offline; `known` is what the policy keeps of it: weight and credits, or virtual times and
-    warp.
+    `cpu` is the physical processor that it runs on or ran on last, of `cpus`, and `affinity` those that it may run on;
+    `times` are virtual ns spent running, runnable, blocked and offline; `known` is what the policy keeps of it: weight
+    and credits, or virtual times and warp.
     """
     now, policy = machine.now(), machine.scheduler
     vcpus = []
@@ -31,6 +32,7 @@ def state(machine: Machine) -> dict[str, Any]:
                     "name": domain.name,
                     "vcpu": vcpu.id,
                     "cpu": vcpu.pcpu,
+                    "affinity": cpulist.text(vcpu.affinity),
                     "runstate": RUNSTATES[vcpu.runstate],
                     "times": times,
                     "known": policy.describe(vcpu),
