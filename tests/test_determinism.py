@@ -21,6 +21,10 @@ RUNS: dict[str, list[str]] = {
     "bench64": ["bench64", "--cmdline", "scale=3"],
     "bench32": ["bench32", "--cmdline", "scale=3"],
     "both widths": ["bench64", "bench32", "hello64", "--cmdline", "scale=2", "--for", "2s", "--input", r"time\ntime\n"],
+    "two processors": [
+        *("bench64", "bench32", "hello64", "--cpus", "2", "--vcpus", "2"),
+        *("--cmdline", "scale=2", "--for", "1s", "--input", r"time\ntime\n"),
+    ],
     "selftest": ["selftest64", "selftest32"],
 }
 

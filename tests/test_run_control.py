@@ -30,11 +30,13 @@ def guest(name: str, cmdline: str = "") -> GuestSpec:
 class Traced:
     """What a run has left behind."""
 
-    def __init__(self, specs: list[GuestSpec], drive: Drive, until: int, typed: bytes = b"", prompt: str = "") -> None:
+    def __init__(
+        self, specs: list[GuestSpec], drive: Drive, until: int, typed: bytes = b"", prompt: str = "", cpus: int = 1
+    ) -> None:
         self.digest = hashlib.sha256()
         self.console = bytearray()
         memory = sum(spec.memory for spec in specs)
-        with Machine(memory, flush=lambda rows: self.digest.update(rows)) as machine:
+        with Machine(memory, cpus=cpus, flush=lambda rows: self.digest.update(rows)) as machine:
             machine.strict = True
             domains = [machine.create(spec) for spec in specs]
             pattern = re.compile(prompt.encode()) if prompt else None
@@ -132,6 +134,9 @@ RUNS: dict[str, Callable[[Drive], Traced]] = {
     "hello64": lambda drive: Traced([guest("hello64")], drive, 1_000_000_000, TYPED),
     "selftest64": lambda drive: Traced([guest("selftest64")], drive, 400_000_000),
     "bench32": lambda drive: Traced([guest("bench32", "scale=1")], drive, 60_000_000),
+    "two processors": lambda drive: Traced(
+        [guest("bench64", "scale=1"), guest("bench32", "scale=1"), guest("hello64")], drive, 40_000_000, cpus=2
+    ),
     "both widths": lambda drive: Traced(
         [guest("bench64", "scale=1"), guest("bench32", "scale=1"), guest("hello64")], drive, 40_000_000
     ),

@@ -97,6 +97,23 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert history.loads.count == 180 and history.runs_at(129) == ONE and history.runs_at(60) == ONE
 
 
+def test_two_processors() -> None:
+    """One is given to a vCPU and taken away while the other goes on; a vCPU moves; then all is idle."""
+    history, run = History(), [
+        (0, SCHEDULE, ONE, NOBODY, ONE, 0), (0, SCHEDULE, TWO, NOBODY | 1, TWO, 1),
+        (100, SCHEDULE, NOBODY | 1, TWO, NOBODY | 1, 1), (200, SCHEDULE, NOBODY, ONE, NOBODY, 0),
+        (200, SCHEDULE, ONE, NOBODY | 1, ONE, 1), (300, BLOCK, ONE, 0, 0, 0),
+        (300, SCHEDULE, NOBODY | 1, ONE, NOBODY | 1, 1), (300, IDLE, NOBODY, 400, 0, 0),
+    ]  # fmt: skip
+    rows = Records(*(row[:5] for row in run))
+    rows.all["d"] = [row[5] for row in run]
+    history.read(rows)
+    assert history.share(ONE, 0, 400, 4).ran.tolist() == [1, 1, 1, 0]
+    assert history.share(TWO, 0, 400, 4).ran.tolist() == [1, 0, 0, 0]
+    assert [history.runs_at(time, 0) for time in (50, 250, 350)] == [ONE, NOBODY, NOBODY]
+    assert [history.runs_at(time, 1) for time in (50, 150, 250, 350)] == [TWO, NOBODY, ONE, NOBODY]
+
+
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     machine = Machine(64)

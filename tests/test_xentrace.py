@@ -153,9 +153,10 @@ def analyzed(xenalyze: str, path: Path, *options: str) -> str:
 @pytest.mark.parametrize(
     "guests", [["hello64"], ["hello32"], ["neighbour32", "neighbour64", "hello32"], ["attack64", "neighbour32"]]
 )
-def test_xenalyze_reads_it_without_a_complaint(xenalyze: str, tmp_path: Path, guests: list[str]) -> None:
+@pytest.mark.parametrize("cpus", [1, 3])
+def test_xenalyze_reads_it_without_a_complaint(xenalyze: str, tmp_path: Path, guests: list[str], cpus: int) -> None:
     recorded = tmp_path / "run.xtrace"
-    record(recorded, *guests, "--input", "poweroff\\n", "--for", "1s")
+    record(recorded, *guests, "--input", "poweroff\\n", "--for", "1s", "--cpus", str(cpus))
     exported = tmp_path / "run.xen"
     assert run("export", str(recorded), "--format", "xentrace", "-o", str(exported)).status == 0
     summary = analyzed(xenalyze, exported, "--summary")

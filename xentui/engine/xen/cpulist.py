@@ -7,7 +7,7 @@ import re
 from xentui.engine.xen.sched.policy import MAX_PCPUS
 
 ALL = -1
-_RANGE = re.compile(r"(\^?)(?:(all)|(\d{1,4})(?:-(\d{1,4}))?)")
+_RANGE = re.compile(r"(\^?)(?:(all)|([0-9]{1,4})(?:-([0-9]{1,4}))?)")
 
 
 def parse(listed: str) -> int:
