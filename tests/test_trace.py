@@ -256,7 +256,7 @@ SHOWN: list[tuple[Record, int, str]] = [
     (
         record(Kind.SCHEDULE, 30_000, trace.runner(1, 0), trace.runner(0x7FFF, 0), 2_000),
         64,
-        "schedule slice_us=30000 from=d1v0 to=idle ran=0.000002000",
+        "schedule slice_us=30000 from=d1v0 to=idle ran=0.000002000 cpu=0",
     ),
     (record(Kind.BLOCK, trace.Cause.POLL, 1), 64, "block cause=poll deadline=0.000000001"),
     (record(Kind.WAKE, 4), 64, "wake port=4"),

@@ -195,7 +195,7 @@ def test_acting_in_the_past_begins_a_branch() -> None:
         (_, action), *_rest = started.timeline.current.actions
         assert action == typed("spam\r")
 
-        started.goto(time=started.branches[0].actions[0][0] // 2 - 1)
+        started.goto(time=started.branches[0].actions[0][0] // 2 - 2000)
         started.wait(WAIT)
         started.act(typed("eggs\r"))
         started.wait(WAIT)
