@@ -22,7 +22,7 @@ class Prompt(ModalScreen[str | None]):
     DEFAULT_CSS: ClassVar[str] = """
     Prompt { align: center bottom; background: transparent; }
     Prompt > Vertical { height: auto; max-height: 6; background: $panel; padding: 0 1; border-top: solid $primary; }
-    Prompt Input { border: none; height: 1; padding: 0; background: $panel; }
+    Prompt Input { background: $panel; }
     Prompt #error { color: $error; }
     """
 
@@ -39,7 +39,8 @@ class Prompt(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical():
             yield Label(self.question)
-            yield Input(self.value, suggester=SuggestFromList(self.known, case_sensitive=False) if self.known else None)
+            suggester = SuggestFromList(self.known, case_sensitive=False) if self.known else None
+            yield Input(self.value, suggester=suggester, compact=True)
             yield Label("", id="error")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
