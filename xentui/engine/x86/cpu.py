@@ -1,4 +1,4 @@
-"""A physical processor: one Unicorn instance in long mode, into which vCPUs are loaded and which hands traps out.
+"""The emulated processor: one Unicorn instance in long mode, into which vCPUs are loaded and which hands traps out.
 
 Guests of both widths run in long mode, as on 64-bit Xen: 64-bit ones in ring 3, 32-bit ones in compatibility
 segments, their kernels in ring 1. Nothing here knows of Xen: the machine connects a `TrapHandlers`, and each of its
@@ -71,7 +71,7 @@ class ProcessorError(RuntimeError):
 
 
 class Processor:
-    """One physical processor over machine memory. `state` is live; `vcpu` is whose state it is."""
+    """The emulated processor over machine memory. `state` is live; `vcpu` is whose state it is."""
 
     def __init__(self, ram_address: int, ram_size: int, count_code: bool = True) -> None:
         if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux":
