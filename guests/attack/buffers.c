@@ -7,14 +7,16 @@
 static unsigned long place(unsigned int kind)
 {
     switch (kind) {
+#ifdef __x86_64__
     case 0: return INSIDE;
     case 1: return (unsigned long)m2p;
-#ifdef __x86_64__
     case 2: return 0xffff830000000000;   /* all memory, as the hypervisor sees it */
     case 3: return 0xffff820000000000;   /* this domain's own area of the hypervisor's */
     case 4: return 0x8000000000000000;
     default: return ~0UL - 7;            /* and on around the end */
 #else
+    case 0: return (unsigned long)m2p;
+    case 1: return INSIDE;
     default: return ~0UL - 3;
 #endif
     }
@@ -26,13 +28,15 @@ static const char *const places[] = {
     "around-the-end",
 };
 #else
-static const char *const places[] = {"in-the-hypervisor", "in-M2P", "around-the-end"};
+static const char *const places[] = {"in-M2P", "in-the-hypervisor", "around-the-end"};
 #endif
 #define LAST_PLACE (ARRAY_SIZE(places) - 1)
 #ifdef __x86_64__
 #define LAST_INSIDE (LAST_PLACE - 1)     /* Xen looks at where a buffer begins: what lies behind can only fault */
+#define FIRST_INPUT 0
 #else
 #define LAST_INSIDE LAST_PLACE
+#define FIRST_INPUT 1                    /* M2P is for a 32-bit guest to read, and so for Xen to read in its name */
 #endif
 
 static verdict_t output(unsigned int kind)
@@ -255,13 +259,13 @@ const struct attempt buffer_attempts[] = {
     {"memory_op-to-buffer-%s", "XSA-212", output_of_memory_op, 0, LAST_PLACE, places},
     {"runstate-to-buffer-%s", NULL, output_of_runstate, 0, LAST_PLACE, places},
     {"runstate-area-%s", NULL, output_later, 0, LAST_INSIDE, places},
-    {"mmu_update-from-buffer-%s", NULL, input_updates, 0, LAST_PLACE, places},
-    {"mmuext_op-from-buffer-%s", NULL, input_operations, 0, LAST_PLACE, places},
-    {"multicall-from-buffer-%s", NULL, input_calls, 0, LAST_PLACE, places},
-    {"set_trap_table-from-buffer-%s", NULL, input_traps, 0, LAST_PLACE, places},
-    {"set_gdt-from-buffer-%s", NULL, input_frames, 0, LAST_PLACE, places},
-    {"console_io-from-buffer-%s", NULL, console_text, 0, LAST_PLACE, places},
-    {"grant-copy-from-buffer-%s", NULL, grant_operations, 0, LAST_PLACE, places},
+    {"mmu_update-from-buffer-%s", NULL, input_updates, FIRST_INPUT, LAST_PLACE, places},
+    {"mmuext_op-from-buffer-%s", NULL, input_operations, FIRST_INPUT, LAST_PLACE, places},
+    {"multicall-from-buffer-%s", NULL, input_calls, FIRST_INPUT, LAST_PLACE, places},
+    {"set_trap_table-from-buffer-%s", NULL, input_traps, FIRST_INPUT, LAST_PLACE, places},
+    {"set_gdt-from-buffer-%s", NULL, input_frames, FIRST_INPUT, LAST_PLACE, places},
+    {"console_io-from-buffer-%s", NULL, console_text, FIRST_INPUT, LAST_PLACE, places},
+    {"grant-copy-from-buffer-%s", NULL, grant_operations, FIRST_INPUT, LAST_PLACE, places},
     {"grant-setup-to-buffer-%s", NULL, grant_frames, 0, LAST_PLACE, places},
     {"done-count-to-buffer-%s", NULL, done_count, 0, LAST_PLACE, places},
     {"exchange-to-buffer-%s", "XSA-212", exchange_output, 0, LAST_INSIDE, places},

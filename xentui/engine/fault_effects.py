@@ -19,7 +19,7 @@ from xentui.engine.x86.paging import FRAME_MASK, PRESENT, PSE, RW
 from xentui.engine.xen import mm, refusals, schedule, time, unchecked
 from xentui.engine.xen.abi.grant_table import GTF_type_mask
 from xentui.engine.xen.abi.layout import Layout
-from xentui.engine.xen.guest_access import access_ok
+from xentui.engine.xen.guest_access import handle_okay
 from xentui.engine.xen.page import DOMID_INVALID, DOMID_XEN, L1, L4, SEG
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _flip_memory(machine: Machine, vcpu: Vcpu, injection: Injection) -> None:
     bit = injection.values["bit"]
     address = _address(vcpu, injection) + (bit >> 3)
     offset, _ = translate(vcpu, address)
-    if offset < 0 or not access_ok(vcpu, address, 1):
+    if offset < 0 or not handle_okay(vcpu, address, 1):
         raise FaultError(f"{vcpu.domain.name} has nothing mapped at {address:#x}")
     frames, mfn = machine.hv.frames, offset >> 12
     if frames.owner[mfn] in (DOMID_XEN, DOMID_INVALID):
@@ -204,7 +204,7 @@ def _entry(machine: Machine, vcpu: Vcpu, injection: Injection) -> tuple[int, int
     if level == 4 and vcpu.width == 32:
         raise FaultError("a 32-bit guest has three levels of page tables")
     index = vcpu.space.entry_at(address, level)
-    own = access_ok(vcpu, address, 1) and index >= 0 and machine.hv.frames.owner[index >> 9] == vcpu.domain.id
+    own = handle_okay(vcpu, address, 1) and index >= 0 and machine.hv.frames.owner[index >> 9] == vcpu.domain.id
     if not own:
         raise FaultError(f"{vcpu.domain.name} has no L{level} entry of its own for {address:#x}")
     return index, machine.hv.ram64[index] ^ 1 << injection.values["bit"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from xentui.engine.views import ViewError
 from xentui.engine.views.find import SHIFTS, address_of, domain_of, symbol_at, vcpu_of
 from xentui.engine.x86.paging import FRAME_MASK, NX, PRESENT, PSE, RW, USER, flag_names
-from xentui.engine.xen.guest_access import access_ok
+from xentui.engine.xen.guest_access import handle_okay
 from xentui.engine.xen.page import (
     ALLOCATED,
     DOMID_INVALID,
@@ -267,7 +267,7 @@ def walk(machine: Machine, domain: int, vcpu: int = 0, at: int | str = "rip") ->
     symbol = symbol_at(who.domain, address)
     why = "may be read" + (", written" if every & RW else "") + ("" if nx else ", executed")
     why += " by user code too" if every & USER and who.width == 32 else ""
-    if not access_ok(who, address, 1):
+    if not handle_okay(who, address, 1):
         why = f"Xen's part of the address space: {why}, but no hypercall takes a pointer to it"
     return _walked(address, steps, True, why, (place << 12) | address & 0xFFF, symbol)
 

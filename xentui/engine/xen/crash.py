@@ -103,7 +103,10 @@ def stack_trace(vcpu: Vcpu, pointer: int) -> list[str]:
     words: list[str] = []
     for number in range(_STACK_WORDS):
         try:
-            word = guest_access.read(vcpu, top + number * size & s.MASK64, size)
+            where = top + number * size & s.MASK64
+            if not guest_access.handle_okay(vcpu, where, size):
+                raise guest_access.GuestFault(where)
+            word = guest_access.read(vcpu, where, size)
         except guest_access.GuestFault as fault:
             words.append(f"(fault at {fault.address:016x})")
             break

@@ -221,7 +221,7 @@ def _parameters(vcpu: Vcpu, error_code: int, count: int) -> list[int] | None:
     if not _fits(found[2], found[1], top + 4 * count & MASK32, 4 * count):
         raise _Fault(X86_EXC_GP, error_code)
     where = found[0] + top & MASK32
-    if not guest_access.access_ok(vcpu, where, 4 * count):
+    if not guest_access.handle_okay(vcpu, where, 4 * count):
         raise _Fault(X86_EXC_GP, error_code)
     try:
         data = guest_access.read(vcpu, where, 4 * count)
@@ -249,7 +249,7 @@ def _push_same(vcpu: Vcpu, error_code: int, ring: int, back: int) -> bool:
 def _push(vcpu: Vcpu, top: int, words: list[int], error_code: int) -> bool:
     """Words below linear address `top`, the first one highest; False if that was a page fault of the guest's."""
     size = 4 * len(words)
-    if top < size or not guest_access.access_ok(vcpu, top - size, size):
+    if top < size or not guest_access.handle_okay(vcpu, top - size, size):
         raise _Fault(X86_EXC_GP, error_code)
     for number, word in enumerate(words, 1):
         try:

@@ -60,7 +60,7 @@ def setup_table(vcpu: Vcpu, uop: int, count: int) -> int:
     layout = layout_of(vcpu)
     record = guest_access.read(vcpu, uop, layout.GNTTAB_SETUP_TABLE_SIZE)
     domid, frames, _, where = layout.STRUCT_gnttab_setup_table.unpack(record)
-    if not guest_access.access_ok(vcpu, where, frames * layout.WORD_SIZE):
+    if not guest_access.handle_okay(vcpu, where, frames * layout.WORD_SIZE):
         return -EFAULT
     status = _own(vcpu, domid)
     table = vcpu.domain.grants
@@ -169,6 +169,8 @@ def get_status_frames(vcpu: Vcpu, uop: int, count: int) -> int:
     layout = layout_of(vcpu)
     record = guest_access.read(vcpu, uop, layout.GNTTAB_GET_STATUS_FRAMES_SIZE)
     count, domid, _, where = layout.STRUCT_gnttab_get_status_frames.unpack(record)
+    if not guest_access.handle_okay(vcpu, where, 8 * count):
+        return -EFAULT
     status = _own(vcpu, domid)
     frames = vcpu.domain.grants.status_frames
     if status == abi.GNTST_okay and count > len(frames):

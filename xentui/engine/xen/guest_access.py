@@ -1,6 +1,6 @@
 """Reading and writing a guest's memory on its behalf, as Xen's copy_from_guest and copy_to_guest do.
 
-A pointer that is not mapped, not writable, or that reaches into the hypervisor's part of the address space raises
+A pointer that is not mapped, not writable, or that reaches into the hypervisor's part of a 64-bit address space raises
 `GuestFault`; the hypercall dispatcher turns that into -EFAULT. Never an exception in the engine.
 """
 
@@ -26,11 +26,22 @@ class GuestFault(Exception):
 
 
 def access_ok(vcpu: Vcpu, address: int, size: int) -> bool:
-    """May a guest pointer cover these bytes at all? (Xen: asm-x86/x86_64/uaccess.h, __access_ok and its compat twin)"""
-    end = address + size
+    """May a guest pointer cover these bytes at all? (Xen: asm/x86_64/uaccess.h, access_ok)
+
+    To this check the pointer of a 32-bit guest is one like any other below the hypervisor's part of 64 bits. Above
+    0xF5800000 lies the M2P, which the guest may read, and not write; the page tables see to that.
+    """
     if vcpu.width == 32:
-        return end <= HYPERVISOR_COMPAT_VIRT_START
+        return True
+    end = address + size
     return end <= _CANONICAL_TOP or (address >= HYPERVISOR_END and end <= 1 << 64)
+
+
+def handle_okay(vcpu: Vcpu, address: int, size: int) -> bool:
+    """The same for an array that a structure points to: for a 32-bit guest not above 0xF5800000 (compat_handle_okay)."""
+    if vcpu.width == 32:
+        return address + max(size, 1) <= HYPERVISOR_COMPAT_VIRT_START
+    return access_ok(vcpu, address, size)
 
 
 def read(vcpu: Vcpu, address: int, size: int) -> bytes:

@@ -89,9 +89,14 @@ def _write_word(vcpu: Vcpu, address: int, value: int) -> None:
 
 
 def _list_ok(vcpu: Vcpu, address: int, first: int, count: int) -> bool:
-    """May a list of `count` words be accessed from number `first` on? (guest_handle_subrange_okay)"""
+    """May a list of `count` words be accessed from number `first` on? (guest_handle_subrange_okay)
+
+    For a 32-bit guest all of the list has to be good, not only what is left of it (common/compat/memory.c).
+    """
     size = vcpu.domain.long_size
-    return count <= first or guest_access.access_ok(vcpu, address + first * size, (count - first) * size)
+    if vcpu.width == 32:
+        return guest_access.handle_okay(vcpu, address, count * size)
+    return count <= first or guest_access.handle_okay(vcpu, address + first * size, (count - first) * size)
 
 
 # --- the reservation -----------------------------------------------------------------------------------------------
@@ -426,7 +431,9 @@ def _add_to_physmap_batch(vcpu: Vcpu, arg: int, start: int) -> int:
     if start > 0xFFFF:
         return -EDOM
     data = guest_access.read(vcpu, arg, layout.XEN_ADD_TO_PHYSMAP_BATCH_SIZE)
-    domid, space, size = layout.STRUCT_xen_add_to_physmap_batch.unpack(data)[:3]
+    domid, space, size, _, *arrays = layout.STRUCT_xen_add_to_physmap_batch.unpack(data)
+    if vcpu.width == 32 and not all(guest_access.handle_okay(vcpu, array, 4 * size) for array in arrays):
+        return -EFAULT
     if space == abi.XENMAPSPACE_gmfn_range:
         return -EOPNOTSUPP
     error = -EACCES if space == abi.XENMAPSPACE_dev_mmio else _self_only(vcpu, domid)

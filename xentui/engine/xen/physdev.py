@@ -61,7 +61,7 @@ def _set_iobitmap(vcpu: Vcpu, arg: int) -> int:
     layout = _layout(vcpu)
     record = guest_access.read(vcpu, arg, layout.PHYSDEV_SET_IOBITMAP_SIZE)
     bitmap, ports = layout.STRUCT_physdev_set_iobitmap.unpack(record)
-    if not guest_access.access_ok(vcpu, bitmap, IO_BITMAP_BYTES) or ports > 65536:
+    if not guest_access.handle_okay(vcpu, bitmap, IO_BITMAP_BYTES) or ports > 65536:
         return -EINVAL
     vcpu.io_bitmap, vcpu.io_bitmap_ports = bitmap, ports
     return 0

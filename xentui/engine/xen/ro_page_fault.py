@@ -64,7 +64,7 @@ def emulate(vcpu: Vcpu, address: int, error_code: int) -> bool:
     else:
         where = vcpu.space.entry_at(address)
     entry = hv.ram64[where] if where >= 0 else 0
-    if entry & (PRESENT | RW) != PRESENT or not guest_access.access_ok(vcpu, address, 1):
+    if entry & (PRESENT | RW) != PRESENT or not guest_access.handle_okay(vcpu, address, 1):
         return False
     mfn = (entry & FRAME_MASK) >> 12
     frames = hv.frames

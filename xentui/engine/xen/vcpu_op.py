@@ -122,7 +122,7 @@ def _area(vcpu: Vcpu, arg: int, size: int) -> int:
     address = int.from_bytes(guest_access.read(vcpu, arg, 8), "little")
     if vcpu.width == 32:
         address &= MASK32  # the handle is 32 bits of the union
-    return address if guest_access.access_ok(vcpu, address, size) else -1
+    return address if guest_access.handle_okay(vcpu, address, size) else -1
 
 
 def _register_runstate_area(vcpu: Vcpu, target: Vcpu, arg: int) -> int:
