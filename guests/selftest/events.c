@@ -50,6 +50,7 @@ static void test_misused_channels(void)
     struct evtchn_alloc_unbound unbound = {.dom = 0x1234, .remote_dom = DOMID_SELF};
     is(operation(99, &send), -XEN_ENOSYS, "unknown command");
     is(operation(EVTCHNOP_send, NOWHERE), -XEN_EFAULT, "send: from nowhere");
+    is(operation(EVTCHNOP_send, IN_M2P), IN_M2P_IS, "send: from M2P");
     is(operation(EVTCHNOP_send, &send), -XEN_EINVAL, "send: a port that is not open");
     send.port = 100000;
     is(operation(EVTCHNOP_send, &send), -XEN_EINVAL, "send: a port out of range");

@@ -42,6 +42,9 @@ static void test_scheduler_misuse(void)
     is(hypercall_sched_op(SCHEDOP_poll, &poll), -XEN_EINVAL, "sched_op: poll, a port out of range");
     set_xen_guest_handle(poll.ports, NOWHERE);
     is(hypercall_sched_op(SCHEDOP_poll, &poll), -XEN_EFAULT, "sched_op: poll, ports from nowhere");
+    set_xen_guest_handle(poll.ports, (evtchn_port_t *)IN_M2P);
+    poll.nr_ports = 1;
+    is(hypercall_sched_op(SCHEDOP_poll, &poll), IN_M2P_IS, "sched_op: poll, ports from M2P");
     is(hypercall_sched_op(SCHEDOP_watchdog, &watchdog), -XEN_EINVAL, "sched_op: watchdog, bad id");
 }
 

@@ -72,6 +72,14 @@ void check_no_trap(const char *what);
 
 /* A pointer that is mapped nowhere. */
 #define NOWHERE ((void *)0x10000)
+/* A pointer to the M2P entry of our last page, which as a port number is out of range; and what comes of that where a
+ * port is asked for: to a 32-bit guest Xen's copy_from_guest gives what the guest could read itself. */
+#define IN_M2P ((void *)&m2p[p2m[start_info->nr_pages - 1]])
+#ifdef __x86_64__
+#define IN_M2P_IS -XEN_EFAULT
+#else
+#define IN_M2P_IS -XEN_EINVAL
+#endif
 
 unsigned int saved_mask(void);            /* in the recorded frame, next to CS */
 unsigned int upcall_mask(void);
