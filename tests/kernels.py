@@ -145,16 +145,17 @@ def debian_archive() -> str:
 
 
 class Apt:
-    """apt for one architecture, with package lists of its own under the cache folder."""
+    """apt for one architecture, with package lists of its own under the cache folder; if asked for, of sources too."""
 
-    def __init__(self, folder: Path, architecture: str) -> None:
+    def __init__(self, folder: Path, architecture: str, *, sources: bool = False) -> None:
         self.architecture = architecture
         self.unpacked = folder / architecture
-        self.state = folder / "apt" / architecture
+        self.state = folder / "apt" / (f"{architecture}-sources" if sources else architecture)
         for name in ("lists/partial", "archives/partial", "download"):
             (self.state / name).mkdir(parents=True, exist_ok=True)
         self.unpacked.mkdir(exist_ok=True)
-        (self.state / "sources.list").write_text(f"deb {debian_archive()} {SUITE} {COMPONENT}\n")
+        kind = "deb-src" if sources else "deb"
+        (self.state / "sources.list").write_text(f"{kind} {debian_archive()} {SUITE} {COMPONENT}\n")
         (self.state / "status").touch()
         options = {
             "APT::Architecture": architecture,
@@ -202,6 +203,17 @@ class Apt:
         archive.unlink()
         partial.rename(target)
         return target
+
+    def unpack_source(self, package: str, target: Path) -> None:
+        """Download a source package and unpack it, with Debian's patches, into a new folder."""
+        download = self.state / "download"
+        for left in download.iterdir():
+            left.unlink()
+        self.run("apt-get", "source", "-q", "--download-only", package)
+        (description,) = download.glob(f"{package}_*.dsc")
+        done = subprocess.run(["dpkg-source", "-x", description, target], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"dpkg-source -x {description.name}: {done.stderr.strip()}")
 
 
 def make_initrd(path: Path, init_script: str | None = None) -> Path:

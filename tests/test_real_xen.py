@@ -1,9 +1,10 @@
-"""Our guests on real Xen under QEMU, and the same guests here: the same lines."""
+"""Our guests on real Xen under QEMU, and the same guests here: the same lines.
+
+Real Xen for the 32-bit ones is another: test_real_xen_pv32.py.
+"""
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
 from functools import cache
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real_xen import XEN_PV32, XenRun, qemu_command, run_on_xen
+from tests.real_xen import XenRun, qemu_command, run_on_xen
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "xentui" / "guests"
@@ -19,8 +20,6 @@ EXPECTED = ROOT / "tests" / "expected" / "selftest64.tap"
 EXPECTED_32 = ROOT / "tests" / "expected" / "selftest32.tap"
 
 pytestmark = pytest.mark.slow
-
-needs_pv32 = pytest.mark.skipif(XEN_PV32 not in os.environ, reason=f"no package has 32-bit PV; {XEN_PV32} may name one")
 
 
 @cache
@@ -44,29 +43,6 @@ def test_selftest_on_real_xen() -> None:
     run = selftest_on_xen()
     assert run.lines == EXPECTED.read_text().splitlines()
     assert run.ending == "halted"
-
-
-VERSION_DIFFERENCES = {
-    "version 4.17 or later",
-    "tmem_op, which is gone",
-    "vcpu_op: vcpu_info across a page's end",
-    "vcpu_op: a timer in the past, which fires at once",
-    "rdmsr of none: vector 13, error 0, IP at the instruction",
-    "wrmsr of none: vector 13, error 0, IP at the instruction",
-}
-"""What Xen 4.11, a usual build with 32-bit PV, does otherwise than 4.17."""
-
-QEMU_DIFFERENCES = {"the hypercall gate is not for user mode: vector 13, error 412, IP at it"}
-"""QEMU before version 10 gives the error code of a refused ``int n`` wrongly in long mode: Xen sees another n."""
-
-
-@needs_pv32
-def test_selftest32_on_real_xen() -> None:
-    run = run_on_xen(IMAGES / "selftest32")
-    failed = {line.split(" - ", 1)[1] for line in run.lines if line.startswith("not ok")}
-    assert failed - QEMU_DIFFERENCES == VERSION_DIFFERENCES
-    said = [line.removeprefix("not ") for line in run.lines if re.match("(not )?ok ", line)]
-    assert said == [line for line in EXPECTED_32.read_text().splitlines() if line.startswith("ok ")]
 
 
 @pytest.mark.parametrize("path", [EXPECTED, EXPECTED_32])
@@ -102,14 +78,12 @@ def test_hello_answers_on_real_xen() -> None:
 
 
 @pytest.mark.parametrize(("command", "ending"), [("reboot", "shutdown"), ("crash", "crashed")])
-@pytest.mark.parametrize("image", [pytest.param("hello32", marks=needs_pv32), "hello64"])
-def test_hello_ends_as_told(image: str, command: str, ending: str) -> None:
-    assert run_on_xen(IMAGES / image, f"run={command}").ending == ending
+def test_hello_ends_as_told(command: str, ending: str) -> None:
+    assert run_on_xen(IMAGES / "hello64", f"run={command}").ending == ending
 
 
-@pytest.mark.parametrize("image", [pytest.param("bench32", marks=needs_pv32), "bench64"])
-def test_bench_runs_on_real_xen(image: str) -> None:
-    run = run_on_xen(IMAGES / image, "scale=1")
+def test_bench_runs_on_real_xen() -> None:
+    run = run_on_xen(IMAGES / "bench64", "scale=1")
     begun = [line.removeprefix("bench: begin ") for line in run.lines if line.startswith("bench: begin ")]
     ended = [line.removeprefix("bench: end ") for line in run.lines if line.startswith("bench: end ")]
     measured = [line.split()[1] for line in run.lines if " ns n=" in line]

@@ -38,7 +38,7 @@ def access_ok(vcpu: Vcpu, address: int, size: int) -> bool:
 
 
 def handle_okay(vcpu: Vcpu, address: int, size: int) -> bool:
-    """The same for an array that a structure points to: for a 32-bit guest not above 0xF5800000 (compat_handle_okay)."""
+    """The same for arrays that structures point to: a 32-bit guest's lie below 0xF5800000 (compat_handle_okay)."""
     if vcpu.width == 32:
         return address + max(size, 1) <= HYPERVISOR_COMPAT_VIRT_START
     return access_ok(vcpu, address, size)
