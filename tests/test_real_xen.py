@@ -5,6 +5,7 @@ Real Xen for the 32-bit ones is another: test_real_xen_pv32.py.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from functools import cache
@@ -12,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.real_xen import XenRun, qemu_command, run_on_xen
+from tests import xen_pv32
+from tests.real_xen import (
+    QEMU_DEFECTS,
+    XEN_PV32,
+    XenRun,
+    fetch_xen,
+    qemu_command,
+    run_on_xen,
+    without_defects_of_qemu,
+)
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "xentui" / "guests"
@@ -96,6 +106,32 @@ def test_commas_in_the_command_line_are_doubled() -> None:
     """QEMU separates multiboot modules by commas."""
     command = qemu_command(Path("/tmp/xen"), Path("/tmp/image"), "a,b", "", 256, 64)
     assert command[command.index("-initrd") + 1] == "/tmp/image a,,b"
+
+
+def test_only_a_known_defect_of_qemu_is_corrected() -> None:
+    (known,) = QEMU_DEFECTS
+    other = ["not ok 2 - other", "#   got 2", "# a section"]
+    lines = ["ok 1 - a", f"not ok 7 - {known}", "#   got vector 4", *other, "ok 3 - c", "# 2 passed, 2 failed"]
+    corrected = ["ok 1 - a", f"ok 7 - {known}", *other, "ok 3 - c", "# 3 passed, 1 failed"]
+    assert without_defects_of_qemu(lines) == corrected
+    assert without_defects_of_qemu(corrected) == corrected
+
+
+def test_a_hypervisor_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(XEN_PV32, raising=False)
+    monkeypatch.setenv("XENTUI_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"python -m tests\.xen_pv32 builds it"):
+        run_on_xen(IMAGES / "hello32")
+    monkeypatch.setenv(XEN_PV32, str(tmp_path / "mine"))
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "mine"))):
+        fetch_xen(32)
+
+
+def test_what_the_build_needs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XENTUI_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="gcc: not installed"):
+        xen_pv32.build()
 
 
 def test_missing_image_is_named() -> None:

@@ -268,7 +268,8 @@ def walk(machine: Machine, domain: int, vcpu: int = 0, at: int | str = "rip") ->
     why = "may be read" + (", written" if every & RW else "") + ("" if nx else ", executed")
     why += " by user code too" if every & USER and who.width == 32 else ""
     if not handle_okay(who, address, 1):
-        why = f"Xen's part of the address space: {why}, but no hypercall takes a pointer to it"
+        refused = "no hypercall takes a pointer" if who.width == 64 else "no hypercall takes an array's pointer"
+        why = f"Xen's part of the address space: {why}, but {refused} to it"
     return _walked(address, steps, True, why, (place << 12) | address & 0xFFF, symbol)
 
 
