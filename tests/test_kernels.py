@@ -61,7 +61,8 @@ def test_grub_answers_commands(grub: Callable[[int, str], Done], width: int, cpu
 def test_mach_comes_as_far_as_on_real_xen(kernels: Kernels, xtrace: Path, width: int, reason: int) -> None:
     """Debian 12's GNU Mach for Xen stores to a level-2 table of its own, for which Xen has no emulation, and panics
     before it has a console. It shuts down with the old sched_op and a pointer where that takes the reason. Real Xen
-    4.17 as its host (an `xl create`d domU) reports "reason code 252" for the 64-bit image and an empty console too.
+    4.17 as its host (an `xl create`d domU; with CONFIG_PV32 for the 32-bit image) reports the same reason codes, and
+    empty consoles too.
     """
     done = record(xtrace, {32: kernels.mach32, 64: kernels.mach64}[width])
     assert done.console == ""

@@ -24,7 +24,7 @@ NEEDED = {
 }
 """Programs, and the Debian package that each is in."""
 OPTION = "CONFIG_PV32=y\n"
-MAKE = ("make", "-C", "xen", "XEN_TARGET_ARCH=x86_64", "WGET=/bin/false", "GIT=/bin/false")
+MAKE = ("nice", "make", "-C", "xen", "XEN_TARGET_ARCH=x86_64", "WGET=/bin/false", "GIT=/bin/false")
 """Xen's build fetches nothing: that would be none of what Debian's archive has signed."""
 
 
@@ -72,7 +72,7 @@ def _make(source: Path, *words: str) -> None:
         [*MAKE, *words], cwd=source, env=environment, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(MAKE[:4])} {' '.join(words)}:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"{' '.join((*MAKE, *words))}:\n{done.stderr[-2000:]}")
 
 
 def main() -> int:
