@@ -6,13 +6,20 @@ import ctypes
 import mmap
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.tiny_kernels import FOREVER, MEMORY, Tiny
+from xentui.config import GuestSpec
+from xentui.engine.machine import Machine as XenMachine
 from xentui.engine.x86 import selftest
 from xentui.engine.x86 import state as s
 from xentui.engine.x86.cpu import Processor
 from xentui.engine.x86.watchpoints import Access, Watchpoint, Watchpoints
+from xentui.engine.xen import guest_access
+from xentui.engine.xen.abi import hypercalls as nr
+from xentui.engine.xen.abi.sched import SCHEDOP_yield
 
 RAM = 1 << 20
 CODE = selftest._CODE
@@ -272,7 +279,9 @@ def test_an_alarm_while_a_trap_is_taken_makes_it_the_last(trap: str) -> None:
         if len(taken) == 3:
             alarm = machine.processor._alarm
             assert alarm is not None
-            ctypes.CFUNCTYPE(None, ctypes.c_uint64)(alarm._call[0])(alarm._call[1])
+            context = (ctypes.c_uint64 * 32)()  # of a signal that comes at no translated code
+            handler = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p)(alarm._call[0])
+            handler(alarm._call[1], 0, ctypes.addressof(context))
         if len(taken) == 10:
             machine.processor.stop()
 
@@ -283,6 +292,44 @@ def test_an_alarm_while_a_trap_is_taken_makes_it_the_last(trap: str) -> None:
     machine.processor.run(60_000_000)
     assert len(taken) == 3 and machine.q[s.RIP] in (CODE, CODE + len(code))
     machine.close()
+
+
+def test_alarms_change_nothing(tmp_path: Path) -> None:
+    """Blocks that are taken apart and mended again and again: straight jumps, calls, indirect jumps, stores."""
+    rounds, factor, more = 2_000_000, 6364136223846793005, 1442695040888963407
+    kernel = Tiny(64)
+    place = kernel.place(bytes(0x2000))
+    kernel.stack(place + 0x1000).accumulator(1)
+    kernel.do(b"\x48\xbb" + kernel.word(factor) + b"\x48\xba" + kernel.word(more))  # mov rbx, factor; mov rdx, more
+    kernel.do(b"\xb9" + rounds.to_bytes(4, "little"))  # mov ecx, rounds
+    kernel.do(bytes.fromhex("eb09"))  # over the function
+    kernel.do(bytes.fromhex("480fafc3 4801d0 c3 90"))  # imul rax, rbx; add rax, rdx; ret
+    again = kernel.here
+    kernel.do(b"\xe8" + struct.pack("<i", -9 - 5))  # call the function
+    kernel.do(bytes.fromhex("50 5e"))  # push rax; pop rsi
+    kernel.do(bytes.fromhex("488d3d02000000 ffe7"))  # lea rdi, [rip + 2]; jmp rdi
+    kernel.do(bytes.fromhex("83e901"))  # sub ecx, 1
+    kernel.do(b"\x0f\x85" + struct.pack("<i", again - kernel.here - 6))  # jnz again
+    kernel.do(b"\x48\xbf" + kernel.word(place) + b"\x48\x89\x37")  # mov [place], rsi
+    kernel.call(nr.HYPERCALL_sched_op, SCHEDOP_yield, 0).do(FOREVER)
+    with XenMachine(MEMORY, pace="fast") as machine:
+        domain = machine.create(GuestSpec("hash", kernel.write(tmp_path / "kernel"), memory=MEMORY))
+        slices = 0
+
+        def soon() -> int:
+            nonlocal slices
+            slices += 1
+            return 20
+
+        machine._host_microseconds = soon  # type: ignore[method-assign]
+        (vcpu,), found = domain.vcpus, 0
+        while not found and slices < 1_000_000:
+            machine.run(machine.now() + 20_000_000)
+            found = guest_access.read_u64(vcpu, place)
+        expected = 1
+        for _ in range(rounds):
+            expected = expected * factor + more & s.MASK64
+        assert found == expected and slices > 100
 
 
 # --- watchpoints ------------------------------------------------------------------------------------------

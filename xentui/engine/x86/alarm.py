@@ -2,9 +2,9 @@
 
 Unicorn's own timeout starts and joins a thread for every run: a tenth of a millisecond each. This is one POSIX timer
 for each emulator instead, whose signal is handled by three instructions of machine code that call a function: no
-Python runs, and nothing waits for the interpreter. That is `uc_emu_stop`, which only sets flags, so that it may be
-called in a signal handler at any moment (a late alarm at worst ends the next slice early); or where code is counted,
-one that only sets the block hook's own flag (cpu.py), as a stop must leave no doubt which block has run.
+Python runs, and nothing waits for the interpreter. It makes the emulator leave translated code (exits.py; a late alarm
+at worst ends the next slice early); or where code is counted, it only sets the block hook's own flag (cpu.py), as a
+stop must leave no doubt which block has run.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from threading import get_native_id
 
 from xentui.engine.x86.native import SIGNAL_HANDLER, MachineCode
 
 _SIGNAL = signal.SIGRTMIN + 3
-_CLOCK_MONOTONIC, _SIGEV_SIGNAL = 1, 0
+_CLOCK_MONOTONIC, _SIGEV_THREAD_ID = 1, 4
 _SA_SIGINFO, _SA_RESTART = 4, 0x1000_0000
 
-_AGAIN = 1_000_000
+_AGAIN = 100_000
 """Nanoseconds after which an alarm sounds again until it is taken back: the first may come before the emulator runs,
-which then forgets it."""
+which then forgets it, or where it cannot be made to leave at once (exits.py)."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -40,7 +41,8 @@ class _SigEvent(ctypes.Structure):
         ("value", ctypes.c_void_p),
         ("signal", ctypes.c_int),
         ("notify", ctypes.c_int),
-        ("rest", ctypes.c_uint8 * 48),
+        ("thread", ctypes.c_int),
+        ("rest", ctypes.c_uint8 * 44),
     )
 
 
@@ -69,10 +71,10 @@ class Alarm:
 
     def __init__(self, function: int, argument: int) -> None:
         _install_handler()
-        self.process = os.getpid()
-        """Whose timer it is."""
+        self.process, self.thread = os.getpid(), get_native_id()
+        """Whose timer it is: the handler looks at what the thread was about."""
         self._call = (ctypes.c_uint64 * 2)(function, argument)
-        event = _SigEvent(ctypes.addressof(self._call), _SIGNAL, _SIGEV_SIGNAL)
+        event = _SigEvent(ctypes.addressof(self._call), _SIGNAL, _SIGEV_THREAD_ID, self.thread)
         timer = ctypes.c_void_p()
         if _libc.timer_create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
             raise OSError(ctypes.get_errno(), "timer_create for the slice timer")

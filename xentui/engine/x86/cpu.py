@@ -18,19 +18,20 @@ import ctypes
 import os
 import platform
 from collections.abc import Callable
+from threading import get_native_id
 
-from xentui.engine.x86 import native
+from xentui.engine.x86 import exits, native
 from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.alarm import Alarm
 from xentui.engine.x86.breakpoints import CodeBreakpoints
 from xentui.engine.x86.debug_registers import DebugRegisters
+from xentui.engine.x86.exits import Exits
 from xentui.engine.x86.state import (
     CC_OP,
     CC_OP_EFLAGS,
     CC_SRC,
     CFLAGS_NEXT_BLOCK,
     CPU_ENV,
-    CPU_EXCEPTION_INDEX,
     CR2,
     CR3,
     CS_BASE,
@@ -76,6 +77,7 @@ class Processor:
     def __init__(self, ram_address: int, ram_size: int, count_code: bool = True) -> None:
         if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux":
             raise uc.UnicornMismatchError("xentui needs an x86-64 Linux host: it relies on that build of Unicorn")
+        exits.leave_out_checks()
         handle = ctypes.c_void_p()
         uc.check(uc.uc_open(uc.ARCH_X86, uc.MODE_64, ctypes.byref(handle)), "opening the emulator")
         self.handle = handle.value or 0
@@ -96,6 +98,7 @@ class Processor:
         self.failure: BaseException | None = None
         self.keep: list[object] = []
         self._alarm: Alarm | None = None
+        self._exits: Exits | None = None
         self._hooks: list[int] = []
         self.budget = self._block_hook(count_code)
         self.counts_code = count_code
@@ -140,7 +143,8 @@ class Processor:
         words = (ctypes.c_int64 * native.BLOCK_WORDS)()
         words[native.STOP_FUNCTION] = ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0
         words[native.EXEMPT_BUDGET] = native.NO_BUDGET
-        words[native.ENV] = self.env
+        words[native.ENV], words[native.CPU] = self.env, self.cpu
+        words[native.EXIT_FUNCTION] = ctypes.cast(uc.cpu_loop_exit_noexc, ctypes.c_void_p).value or 0
         if install:
             self.add_hook(uc.HOOK_BLOCK, self.machine_code(native.BLOCK_HOOK), ctypes.addressof(words))
         self.keep.append(words)
@@ -280,6 +284,8 @@ class Processor:
         budget[native.BLOCK_SIZE] = 0
         self._early_fetch = _NOWHERE
         error = uc.uc_emu_start(self.handle, state.q[RIP], NO_ADDRESS, 0, 0)
+        if self._exits:
+            self._exits.mend()
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
@@ -418,17 +424,22 @@ class Processor:
 
     def set_alarm(self, microseconds: int) -> None:
         """Pause (without the code clock: stop) after so much of the host's time; 0 takes the alarm back."""
-        if self._alarm is None or self._alarm.process != os.getpid():  # a fork has no timers
+        alarm = self._alarm
+        if alarm is None or alarm.process != os.getpid() or alarm.thread != get_native_id():  # a fork has no timers
             if not microseconds:
                 return
+            if alarm is not None:
+                alarm.close()
+                self.keep.append(alarm)  # a signal of its may still be on its way
             flags = ctypes.addressof(ctypes.c_char.from_buffer(self._counters))
             if self.counts_code:
-                self._alarm = Alarm(self.machine_code(native.SET_BYTE), flags + native.PAUSE_BYTE)
+                alarm = Alarm(self.machine_code(native.SET_BYTE), flags + native.PAUSE_BYTE)
             else:
-                cpu_exit = ctypes.cast(uc.cpu_exit, ctypes.c_void_p).value or 0
-                code = native.halt_processor(CPU_EXCEPTION_INDEX, cpu_exit, flags + native.LATE_BYTE)
-                self._alarm = Alarm(self.machine_code(code), self.cpu)
-        self._alarm.set(microseconds)
+                if self._exits is None:
+                    self._exits = Exits(self, flags + native.LATE_BYTE)
+                alarm = Alarm(self._exits.function, self._exits.argument)
+            self._alarm = alarm
+        alarm.set(microseconds)
 
     def settle(self) -> None:
         """At a trap: give the bytes of the current block behind RIP back to the budget; they were not executed.
@@ -482,3 +493,5 @@ class Processor:
     def flush_code(self) -> None:
         """Drop translated code: needed when memory that holds some was written behind the processor's back."""
         uc.tb_flush(self.cpu)
+        if self._exits:
+            self._exits.forget()

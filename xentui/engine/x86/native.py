@@ -19,9 +19,9 @@ HALT = 4
 """Not 0: stop at the next block. Byte 0 is the processor's own, byte 1 is set from outside (`PAUSE_BYTE`)."""
 EXEMPT_BUDGET, EXEMPT_ADDRESS = 5, 6
 """The block at this address may run although it must stop, if it leaves just this budget."""
-ENV = 7
-"""The address of the processor's state."""
-BLOCK_WORDS = 8
+ENV, CPU, EXIT_FUNCTION = 7, 8, 9
+"""The address of the processor's state, of its CPUState, and of what leaves translated code by a long jump."""
+BLOCK_WORDS = 10
 PAUSE_BYTE = 8 * HALT + 1
 LATE_BYTE = 8 * HALT + 2
 """Set when an alarm has sounded where code is not counted: a trap that is being taken is the last of its slice."""
@@ -31,12 +31,14 @@ NO_BUDGET = 1 << 62
 #   mov edx,edx; mov [rcx+16],rsi; mov [rcx+24],rdx; sub [rcx],rdx; js 1f; cmp dword [rcx+32],0; jne 1f; ret
 # 1:mov rax,[rcx]; cmp rax,[rcx+40]; jne 2f; cmp rsi,[rcx+48]; jne 2f; ret
 # 2:mov rax,[rcx+56]; cmp dword [rax+4*CC_OP],1; jne 3f; and qword [rax+8*CC_SRC],EF_CONDITIONS
-# 3:jmp [rcx+8]
-# The last but one line: after CMPXCHG8B and 16B CC_SRC may hold more than condition codes (QEMU's translator forgets to
-# store cc_op before it calls their helper), which the emulator on its way out would take for flags, TF among them.
+# 3:sub rsi,[rax+8*CS_BASE]; mov [rax+8*RIP],rsi; push rcx; call [rcx+8]; pop rcx; mov rdi,[rcx+64]; jmp [rcx+72]
+# Line 2: after CMPXCHG8B and 16B CC_SRC may hold more than condition codes (QEMU's translator forgets to store cc_op
+# before it calls their helper), which the emulator on its way out would take for flags, TF among them. Line 3: RIP is
+# stored where a block ends only; the emulator is asked to stop, and the block is left at once (exits.py).
 BLOCK_HOOK = bytes.fromhex(
     "89d2 48897110 48895118 482911 7807 83792000 7501 c3 488b01 483b4128 7507 483b7130 7501 c3"
-    "488b4138 83b8a800000001 750b 4881a098000000d5080000 ff6108"
+    "488b4138 83b8a800000001 750b 4881a098000000d5080000"
+    "482bb0d8000000 4889b080000000 51 ff5108 59 488b7940 ff6148"
 )
 
 # The emulator never checks IN and OUT against IOPL or a permission bitmap; it only calls a hook, which must return.
@@ -66,28 +68,28 @@ SIGNAL_HANDLER = bytes.fromhex("488b4618 488b7808 ff20")
 # mov byte [rdi],1; ret
 SET_BYTE = bytes.fromhex("c60701 c3")
 
-EXCP_HLT = 0x10001
-"""QEMU's number for "halted", with which the emulator returns."""
-
-
-def halt_processor(exception_index: int, cpu_exit: int, late: int) -> bytes:
-    """A signal handler's function that gets a CPUState and lets the emulator end at the next block, as if for HLT.
-
-    `uc_emu_stop` would not do: it sets `stop_request` at once, and Unicorn passes over all but the first of its
-    instruction hooks while that is set, so that an RDTSC in the rest of the block would read the host's counter. An
-    exception that is being handled at the moment keeps its number: overwritten, it would reach the hook as no vector at
-    all. Nor does this one last where another comes before the block ends. So the byte at `late` is set besides, which
-    the hooks of traps look at when they have done.
-    """
-    #   mov rax,late; mov byte [rax],1
-    #   cmp dword [rdi+exception_index],-1; jne +10; mov dword [rdi+exception_index],EXCP_HLT; mov rax,cpu_exit; jmp rax
-    return b"\x48\xb8%b\xc6\x00\x01\x83\xbf%b\xff\x75\x0a\xc7\x87%b%b\x48\xb8%b\xff\xe0" % (
-        late.to_bytes(8, "little"),
-        exception_index.to_bytes(4, "little"),
-        exception_index.to_bytes(4, "little"),
-        EXCP_HLT.to_bytes(4, "little"),
-        cpu_exit.to_bytes(8, "little"),
-    )
+# A signal handler's function for where code is not counted; what it does, and why, is told in exits.py. Its structure
+# is {CPUState, late byte, cpu_exit, translated code, its size, TCGContext, tcg_tb_lookup, tb_set_jmp_target, count,
+# blocks}. CPUState has exception_index at 33184 (-1: none; 0x10001 is EXCP_HLT, with which the emulator returns) and
+# cluster_index at 33172; a TranslationBlock has its code at 32, and at 88 the offsets to which its jumps are reset.
+#   push rbx; push rbp; push r12; mov rbx,rdi; mov rbp,[rdx+168]  (RIP, in the signal's context)
+#   mov rax,[rbx+8]; mov byte [rax],1; mov rdi,[rbx]
+#   cmp dword [rdi+EXCEPTION_INDEX],-1; jne 1f; mov dword [rdi+EXCEPTION_INDEX],EXCP_HLT
+# 1:call [rbx+16]; mov rax,rbp; sub rax,[rbx+24]; cmp rax,[rbx+32]; jae 5f; cmp qword [rbx+64],MOST_BLOCKS; jae 5f
+#   mov rdi,[rbx+40]; mov rsi,rbp; call [rbx+48]; test rax,rax; je 5f; mov rbp,rax
+#   mov rax,[rbx+64]; mov [rbx+8*rax+72],rbp; inc qword [rbx+64]; mov rax,[rbx]; mov dword [rax+CLUSTER_INDEX],0x55
+#   xor r12d,r12d
+# 2:movzx edx,word [rbp+2*r12+JUMP_RESET]; cmp edx,0xffff; je 3f; add rdx,[rbp+CODE]
+#   mov rdi,rbp; mov esi,r12d; call [rbx+56]
+# 3:inc r12d; cmp r12d,2; jb 2b
+# 5:pop r12; pop rbp; pop rbx; ret
+LEAVE_CODE = bytes.fromhex(
+    "53 55 4154 4889fb 488baaa8000000 488b4308 c60001 488b3b 83bfa0810000ff 750a c787a081000001000100"
+    "ff5310 4889e8 482b4318 483b4320 735a 48837b4010 7353 488b7b28 4889ee ff5330 4885c0 7444 4889c5"
+    "488b4340 48896cc348 48ff4340 488b03 c7809481000055000000 4531e4"
+    "420fb7546558 81faffff0000 740d 48035520 4889ef 4489e6 ff5338 41ffc4 4183fc02 72dc 415c 5d 5b c3"
+)
+COUNT, BLOCKS, MOST_BLOCKS = 8, 9, 16
 
 
 class MachineCode:

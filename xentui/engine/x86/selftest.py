@@ -37,7 +37,14 @@ _PROGRAM64 = bytes.fromhex(
     "0f05"  # syscall
     "ebfe"  # forever
 )
-_FOREVER = bytes.fromhex("ebfe")
+_LOOPS = {
+    "one block": bytes.fromhex("ebfe"),  # jmp to itself
+    "two blocks": bytes.fromhex("48ffc0 75fb 48ffc0 ebf6"),  # inc rax; jnz; inc rax; jmp
+    "an indirect jump": bytes.fromhex("488d0df9ffffff ffe1"),  # lea rcx, [rip - 7]; jmp rcx
+    "calls": bytes.fromhex("e802000000 ebf9 c3"),  # call; jmp; ret
+    "stores": bytes.fromhex("c74424f801000000 ebf6"),  # mov [rsp - 8], 1; jmp
+}
+"""64-bit code without an end."""
 _SHORT = 50
 """Microseconds that it may go on."""
 # 32-bit, ring 1
@@ -243,10 +250,14 @@ def _stop_exactly(processor: Processor, ram: memoryview, witness: _Witness) -> N
 
 
 def _stop_by_alarm(processor: Processor, ram: memoryview) -> None:
-    """Without the code clock an alarm ends a slice, in the tightest of loops too."""
-    _enter(processor, ram, _FOREVER, wide=True)
-    processor.run(_SHORT)
-    _check(processor.state.q[s.RIP] == _CODE, "an alarm did not end a loop where it was")
+    """Without the code clock an alarm ends a slice, in the tightest of loops too, and again after it was mended."""
+    for what, code in _LOOPS.items():
+        _enter(processor, ram, code, wide=True)
+        processor.flush_code()
+        for _ in range(2):
+            processor.run(_SHORT)
+            where = processor.state.q[s.RIP] - _CODE
+            _check(0 <= where < len(code), f"an alarm did not end {what}, but at {where}")
 
 
 def _code_bytes() -> int:

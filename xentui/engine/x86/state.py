@@ -17,7 +17,6 @@ import ctypes
 UC_CPU = 440  # struct uc_struct: CPUState *cpu
 UC_NO_EXIT_REQUEST = 0x7F2  # struct uc_struct: stops from outside take effect at block starts only
 CPU_ENV = 35408  # CPUState to CPUX86State
-CPU_EXCEPTION_INDEX = 33184  # CPUState.exception_index, 32 bits; -1: none
 CFLAGS_NEXT_BLOCK = 24  # CPUState.cflags_next_tb: instructions that the next block may have, 32 bits; -1: any number
 TLB_WINDOW_BEGIN, TLB_WINDOW_STEP = -2144, 696  # from env: CPUTLBDesc.window_begin_ns, for each of 3 MMU modes
 STATE_SIZE = 5568  # bytes of CPUX86State that make up the architectural state
