@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 CHUNK = 65_536
 """Records that a filter looks at in one go: what fits a processor's cache, and a recording's chunk."""
 _KEPT_BYTES = 256 << 20
+
+
+class Sized(Protocol):
+    """Something that is kept."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes."""
+
+
+T = TypeVar("T", bound=Sized)
 
 
 class Records(Protocol):
@@ -54,7 +65,7 @@ class RecordedTrace:
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        self._kept: dict[Any, NDArray[Any]] = {}
+        self._kept: dict[Any, Any] = {}
         self._bytes = 0
 
     @property
@@ -73,15 +84,15 @@ class RecordedTrace:
             return self.recording.columns(name, start, stop)
         return self.remember(start, stop, name, lambda: self.recording.columns(name, start, stop))
 
-    def remember(self, start: int, stop: int, key: Any, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """Something of records start to stop, made once if they are a whole chunk and there is room."""
+    def remember(self, start: int, stop: int, key: Any, make: Callable[[], T]) -> T:
+        """Something of records start to stop (it has `nbytes`), made once if they are a chunk and there is room."""
         if start % CHUNK or stop - start > CHUNK:
             return make()
-        found = self._kept.get((key, start))
-        if found is None or len(found) != stop - start:
+        found: T | None = self._kept.get((key, start, stop))
+        if found is None:
             found = make()
             if self._bytes < _KEPT_BYTES:
-                self._kept[key, start] = found
+                self._kept[key, start, stop] = found
                 self._bytes += found.nbytes
         return found
 
@@ -103,10 +114,10 @@ class Piece(Mapping[str, "NDArray[Any]"]):
             column = self._read[name] = self._source.columns(name, self.start, self.stop)
         return column
 
-    def remember(self, key: Any, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    def remember(self, key: Any, make: Callable[[], T]) -> T:
         """Something worked out from the columns, from the last time if the source keeps such."""
         keep = getattr(self._source, "remember", None)
-        found: NDArray[Any] = keep(self.start, self.stop, key, make) if keep is not None else make()
+        found: T = keep(self.start, self.stop, key, make) if keep is not None else make()
         return found
 
     @property
