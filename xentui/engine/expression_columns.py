@@ -44,6 +44,11 @@ _SMALL = 65_536
 _ERRORS = 4096  # a result is small once so much has been added: errors wrap around
 
 
+def narrow_domains(widths: Mapping[int, int]) -> frozenset[int]:
+    """The 32-bit domains, of word sizes by number."""
+    return frozenset(domain for domain, width in widths.items() if width == 32)
+
+
 def class_of(kind: int, number: int, wide: bool) -> int:
     """The class of a record; `wide` says that its domain is a 64-bit one."""
     if kind in (Kind.HYPERCALL, Kind.MULTICALL_ENTRY):
@@ -128,11 +133,15 @@ class Columns:
 
         return np.ones(self.length, np.bool_)
 
+    def _kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Columns that can `remember(key, make)` keep what was worked out for the next expression."""
+        remember = getattr(self._columns, "remember", None)
+        return remember((key, self._narrow), make) if remember else make()
+
     @cached_property
     def classes(self) -> NDArray[Any]:
-        """The class of each record. Columns that can `remember(key, make)` keep them for the next expression."""
-        remember = getattr(self._columns, "remember", None)
-        found: NDArray[Any] = remember(self._narrow, self._find_classes) if remember else self._find_classes()
+        """The class of each record."""
+        found: NDArray[Any] = self._kept("classes", self._find_classes)
         return found
 
     def _find_classes(self) -> NDArray[Any]:
@@ -155,29 +164,34 @@ class Columns:
     @cached_property
     def present(self) -> list[int]:
         """The classes that occur."""
+        found: list[int] = self._kept("present", self._find_present).tolist()
+        return found
+
+    def _find_present(self) -> NDArray[Any]:
         import numpy as np
 
-        return [int(which) for which in np.flatnonzero(np.bincount(self.classes, minlength=CLASSES))]
+        return np.flatnonzero(np.bincount(self.classes, minlength=CLASSES))
 
     @cached_property
     def groups(self) -> Groups:
-        """The records by class. Kept for the next expression as `classes` is."""
-        remember = getattr(self._columns, "remember", None)
-        found: Groups = remember(("groups", self._narrow), self._group) if remember else self._group()
+        """The records by class."""
+        found: Groups = self._kept("groups", lambda: Groups(self.classes))
         return found
 
-    def _group(self) -> Groups:
-        return Groups(self.classes)
-
     def values(self, slot: Slot, place: Any, which: int) -> Values:
-        """What a slot holds, whose `reader_key` is `place`, in the records of a class that occurs. Kept likewise."""
-        remember = getattr(self._columns, "remember", None)
+        """What a slot, whose `reader_key` is `place`, holds in the records of a class that occurs."""
 
         def make() -> Values:
             return Values(slot.read(Run(self, *self.groups.runs[which])))  # type: ignore[arg-type]
 
-        found: Values = remember((self._narrow, which, place), make) if remember else make()
+        found: Values = self._kept((which, place), make)
         return found
+
+    def read_all(self) -> None:
+        """Work out whatever a text may be looked for in, so that it is kept."""
+        for which in self.present:
+            for slot in slots_of(which):
+                self.values(slot, reader_key(slot), which)
 
     def in_groups(self, position: int) -> NDArray[Any]:
         """A column in the order of the groups."""

@@ -314,11 +314,14 @@ class Matched:
     def many(self, columns: Columns) -> NDArray[Any]:
         import numpy as np
 
+        whole = set(filter(self._always, columns.present))
+        if not any(self._slots(which) for which in columns.present if which not in whole):
+            return columns.within(whole)
         groups = columns.groups
         found = np.zeros(columns.length, np.bool_)  # in the groups' order
         open_: dict[Any, tuple[Slot, list[tuple[int, int, NDArray[Any]]]]] = {}
         for which, (start, stop) in groups.runs.items():
-            if self._always(which):
+            if which in whole:
                 found[start:stop] = True
                 continue
             for slot, place, alike in self._slots(which):
@@ -328,14 +331,16 @@ class Matched:
                     open_.setdefault(alike, (slot, []))[1].append((start, stop, values.array))
                 elif said:
                     found[start:stop] = True
-        for slot, runs in open_.values():
-            self._look(slot, runs, found)
+        for slot, runs in sorted(open_.values(), key=lambda group: not self._in_digits(group[0])):  # as it costs
+            self._look(slot, [run for run in runs if not found[run[0] : run[1]].all()], found)
         return groups.as_they_came(found) if found.any() else found
 
     def _look(self, slot: Slot, runs: list[tuple[int, int, NDArray[Any]]], found: NDArray[Any]) -> None:
         """Look into values in one go: that of many small arrays would cost more than what is in them."""
         import numpy as np
 
+        if not runs:
+            return
         arrays = [array for _, _, array in runs]
         here = self._in_values(slot, np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
         position = 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
+from xentui.engine.expression_columns import Columns
 from xentui.engine.trace import COLUMNS, Kind
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Records(Protocol):
 
 
 class RecordedTrace:
-    """A recording on disk. What nearly every filter wants is kept once it was read: each record's domain and class."""
+    """A recording on disk. What filters look at is kept once it was read: each record's domain and class, and what
+    records of a class hold."""
 
     first = 0
 
@@ -67,6 +69,7 @@ class RecordedTrace:
         self.recording = recording
         self._kept: dict[Any, Any] = {}
         self._bytes = 0
+        self._ahead: dict[frozenset[int], int] = {}  # up to where it was read ahead
 
     @property
     def end(self) -> int:
@@ -86,15 +89,30 @@ class RecordedTrace:
 
     def remember(self, start: int, stop: int, key: Any, make: Callable[[], T]) -> T:
         """Something of records start to stop (it has `nbytes`), made once if they are a chunk and there is room."""
-        if start % CHUNK or stop - start > CHUNK:
+        if start % CHUNK or stop not in (start + CHUNK, self.end) or stop > start + CHUNK:
             return make()
-        found: T | None = self._kept.get((key, start, stop))
+        found: T | None = self._kept.get((key, start))
         if found is None:
             found = make()
             if self._bytes < _KEPT_BYTES:
-                self._kept[key, start, stop] = found
+                self._kept[key, start] = found
                 self._bytes += found.nbytes
         return found
+
+    def read_ahead(self, narrow: frozenset[int], seconds: float) -> bool:
+        """Read for about so long what a filter may look at; is there more? `narrow`: the domains of 32 bits.
+
+        Where there is no more room, what is left is read by each filter anew.
+        """
+        limit = perf_counter() + seconds
+        start = self._ahead.get(narrow, 0)
+        while start < self.end and self._bytes < _KEPT_BYTES:
+            piece = Piece(self, start, min(start + CHUNK, self.end))
+            Columns(piece, narrow).read_all()
+            start = self._ahead[narrow] = piece.stop
+            if perf_counter() >= limit:
+                break
+        return start < self.end and self._bytes < _KEPT_BYTES
 
     def find_time(self, time: int) -> int:
         """The first record at or after a virtual time."""
