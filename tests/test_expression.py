@@ -246,6 +246,22 @@ def test_digits_that_a_range_shares(base: int, bits: int, steps: list[int], data
         assert said is not None or at_start or min(values) != max(values) or "x" not in text
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "text", "at_start", "expected"),
+    [
+        (0x7F00_0000, 0x7F00_FFFF, "7f00", False, True),
+        (0x7F00_0000, 0x7F00_FFFF, "0x7f", True, True),
+        (0x7F00_0000, 0x7F00_FFFF, "0x8", True, False),
+        (0x7F00_0000, 0x7F00_FFFF, "x7f001", False, None),
+        (0x7F00, 0x7_F000, "7f00", False, None),  # alike at first, and 0x8000 lies between
+        (0x10, 0x1FFF, "1000000", False, False),
+        (0x10, 0x1FFFFF, "10000", False, None),
+    ],
+)
+def test_what_a_range_shares(low: int, high: int, text: str, at_start: bool, expected: bool | None) -> None:
+    assert in_all(low, high, text, at_start) is expected
+
+
 def test_classes_are_told_apart_by_width() -> None:
     rows = np.array([MAPPED_32, MAPPED_32._replace(domain=2)], dtype())
     first, second = Columns(rows, frozenset({1})).classes.tolist()
