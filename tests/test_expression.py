@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xentui.engine.expression import GROUPS, Expression, ExpressionError, completions, titles
-from xentui.engine.expression_columns import Columns, digits_anywhere, digits_at_start
+from xentui.engine.expression_columns import Columns
+from xentui.engine.expression_digits import digits_anywhere, digits_at_start, in_all
 from xentui.engine.trace import KIND_NAMES, U64, Kind, Record, dtype, rings, runner
 from xentui.engine.xen import refusals
 from xentui.engine.xen.abi import hypercalls
@@ -228,6 +229,37 @@ def test_digits_that_are_there(values: list[int], data: st.DataObject) -> None:
     column = np.array(values, np.uint64)
     assert digits_anywhere(column, text).tolist() == [text in hex(value) for value in values]
     assert digits_at_start(column, text).tolist() == [hex(value).startswith(text) for value in values]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, U64), st.integers(0, 24), st.lists(st.integers(0, 1 << 24), min_size=1, max_size=8), st.data())
+def test_digits_that_a_range_shares(base: int, bits: int, steps: list[int], data: st.DataObject) -> None:
+    """What is said of all values between two is so; and of one value everything is said."""
+    values = [min(U64, base + step % (1 << bits)) for step in steps]
+    shown = hex(data.draw(st.sampled_from(values)))
+    start = data.draw(st.integers(0, len(shown) - 1))
+    text = data.draw(st.sampled_from([shown[start : start + 4], shown, "0x", "0x0", "x0", "1f", "=", "1x", ""]))
+    for at_start in (False, True):
+        said = in_all(min(values), max(values), text, at_start)
+        texts = [hex(value).startswith(text) if at_start else text in hex(value) for value in values]
+        assert said is None or texts == [said] * len(values)
+        assert said is not None or at_start or min(values) != max(values) or "x" not in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text", "at_start", "expected"),
+    [
+        (0x7F00_0000, 0x7F00_FFFF, "7f00", False, True),
+        (0x7F00_0000, 0x7F00_FFFF, "0x7f", True, True),
+        (0x7F00_0000, 0x7F00_FFFF, "0x8", True, False),
+        (0x7F00_0000, 0x7F00_FFFF, "x7f001", False, None),
+        (0x7F00, 0x7_F000, "7f00", False, None),  # alike at first, and 0x8000 lies between
+        (0x10, 0x1FFF, "1000000", False, False),
+        (0x10, 0x1FFFFF, "10000", False, None),
+    ],
+)
+def test_what_a_range_shares(low: int, high: int, text: str, at_start: bool, expected: bool | None) -> None:
+    assert in_all(low, high, text, at_start) is expected
 
 
 def test_classes_are_told_apart_by_width() -> None:

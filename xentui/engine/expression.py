@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xentui.engine.expression_columns import OPERATORS, Columns, kind_of, title_of
+from xentui.engine.expression_columns import OPERATORS, Columns, kind_of, narrow_domains, title_of
 from xentui.engine.expression_names import (
     GROUPS,
     NUMERIC,
@@ -142,8 +142,7 @@ class Expression:
 
         Raises ExpressionError.
         """
-        narrow = frozenset(domain for domain, width in (widths or {}).items() if width == 32)
-        return cls(text, _Parser(text, domains or {}).whole(), narrow)
+        return cls(text, _Parser(text, domains or {}).whole(), narrow_domains(widths or {}))
 
     def mask(self, columns: Mapping[str, NDArray[Any]] | NDArray[Any]) -> NDArray[Any]:
         """For which of many records it holds: `columns` is a structured array of `trace.dtype()` or its columns by

@@ -41,9 +41,12 @@ OPERATORS: dict[str, Comparison] = {
 
 
 _SMALL = 65_536
-FEW = 4
-"""Rows that are less than one in so many are worth being picked out of a column."""
 _ERRORS = 4096  # a result is small once so much has been added: errors wrap around
+
+
+def narrow_domains(widths: Mapping[int, int]) -> frozenset[int]:
+    """The 32-bit domains, of word sizes by number."""
+    return frozenset(domain for domain, width in widths.items() if width == 32)
 
 
 def class_of(kind: int, number: int, wide: bool) -> int:
@@ -102,6 +105,7 @@ class Columns:
     def __init__(self, columns: Mapping[str, NDArray[Any]] | NDArray[Any], narrow: frozenset[int]) -> None:
         self._columns = columns
         self._narrow = narrow
+        self._in_groups: dict[int, NDArray[Any]] = {}
         length = getattr(columns, "length", None)
         self.length: int = len(columns["kind"]) if length is None else length
 
@@ -115,7 +119,7 @@ class Columns:
     @property
     def d(self) -> NDArray[Any]:
         """The column that also holds a 32-bit guest's fifth argument."""
-        return self._columns["d"]
+        return self[_POSITION_D]
 
     def empty(self) -> NDArray[Any]:
         """No record."""
@@ -129,11 +133,15 @@ class Columns:
 
         return np.ones(self.length, np.bool_)
 
+    def _kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Columns that can `remember(key, make)` keep what was worked out for the next expression."""
+        remember = getattr(self._columns, "remember", None)
+        return remember((key, self._narrow), make) if remember else make()
+
     @cached_property
     def classes(self) -> NDArray[Any]:
-        """The class of each record. Columns that can `remember(key, make)` keep them for the next expression."""
-        remember = getattr(self._columns, "remember", None)
-        found: NDArray[Any] = remember(self._narrow, self._find_classes) if remember else self._find_classes()
+        """The class of each record."""
+        found: NDArray[Any] = self._kept("classes", self._find_classes)
         return found
 
     def _find_classes(self) -> NDArray[Any]:
@@ -156,9 +164,43 @@ class Columns:
     @cached_property
     def present(self) -> list[int]:
         """The classes that occur."""
+        found: list[int] = self._kept("present", self._find_present).tolist()
+        return found
+
+    def _find_present(self) -> NDArray[Any]:
         import numpy as np
 
-        return [int(which) for which in np.flatnonzero(np.bincount(self.classes, minlength=CLASSES))]
+        return np.flatnonzero(np.bincount(self.classes, minlength=CLASSES))
+
+    @cached_property
+    def groups(self) -> Groups:
+        """The records by class."""
+        found: Groups = self._kept("groups", lambda: Groups(self.classes))
+        return found
+
+    def values(self, slot: Slot, place: Any, which: int) -> Values:
+        """What a slot, whose `reader_key` is `place`, holds in the records of a class that occurs."""
+
+        def make() -> Values:
+            return Values(slot.read(Run(self, *self.groups.runs[which])))  # type: ignore[arg-type]
+
+        found: Values = self._kept((which, place), make)
+        return found
+
+    def read_all(self) -> None:
+        """Work out whatever a text may be looked for in, so that it is kept."""
+        for which in self.present:
+            for slot in slots_of(which):
+                self.values(slot, reader_key(slot), which)
+
+    def in_groups(self, position: int) -> NDArray[Any]:
+        """A column in the order of the groups."""
+        import numpy as np
+
+        found = self._in_groups.get(position)
+        if found is None:
+            found = self._in_groups[position] = np.take(self[position], self.groups.order)
+        return found
 
     def within(self, classes: Iterable[int]) -> NDArray[Any]:
         """Which records are of one of the classes."""
@@ -176,6 +218,70 @@ class Columns:
                 if slot.name == name:
                     groups.setdefault((reader_key(slot), slot.show), (slot, []))[1].append(which)
         yield from groups.values()
+
+
+class Groups:
+    """Records in the order of their classes, those of a class as they came: `runs` says where each class's lie."""
+
+    def __init__(self, classes: NDArray[Any]) -> None:
+        import numpy as np
+
+        order = np.argsort(classes, kind="stable")
+        counts = np.bincount(classes, minlength=CLASSES)
+        ends = np.cumsum(counts)
+        present = np.flatnonzero(counts)
+        starts = (ends - counts)[present].tolist()
+        self.runs = dict(zip(present.tolist(), zip(starts, ends[present].tolist(), strict=True), strict=True))
+        self._order = order.astype(np.uint16) if len(order) <= 1 << 16 else order
+        self.nbytes = self._order.nbytes + _ENTRY_BYTES * (1 + len(self.runs))
+
+    @property
+    def order(self) -> NDArray[Any]:
+        """The rows, by class."""
+        import numpy as np
+
+        return self._order.astype(np.intp)  # which numpy would make of it, but slowly
+
+    def as_they_came(self, found: NDArray[Any]) -> NDArray[Any]:
+        """Something said of each record in the order of the groups, in the order of the rows."""
+        import numpy as np
+
+        out = np.empty(len(found), found.dtype)
+        out[self.order] = found
+        return out
+
+
+class Values:
+    """What records of a class hold in one place, as small as it can be kept: mostly they all hold the same."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        import numpy as np
+
+        self.low, self.high = int(values.min()), int(values.max())
+        self.array = values[:1].copy() if self.low == self.high else values.astype(np.min_scalar_type(self.high))
+        self.nbytes = self.array.nbytes + _ENTRY_BYTES
+
+
+_ENTRY_BYTES = 400
+"""What keeping something costs besides its bytes, about."""
+
+
+class Run:
+    """The records of one class, as `Slot.read` wants them: the columns' rows from `start` to `stop` in their order."""
+
+    def __init__(self, columns: Columns, start: int, stop: int) -> None:
+        self._columns, self._rows = columns, slice(start, stop)
+
+    def __getitem__(self, position: int) -> NDArray[Any]:
+        return self._columns.in_groups(position)[self._rows]
+
+    @property
+    def d(self) -> NDArray[Any]:
+        """The column that also holds a 32-bit guest's fifth argument."""
+        return self[_POSITION_D]
+
+
+_POSITION_D = [name for name, _ in COLUMNS].index("d")
 
 
 def reader_key(slot: Slot) -> Any:
@@ -241,100 +347,3 @@ def _looked_up(shifted: NDArray[Any], show: Callable[[int], str], holds: Callabl
     for value in np.flatnonzero(counts).tolist():
         table[value] = holds(show((value - _ERRORS) & U64))
     return table[shifted.astype(np.int64)]
-
-
-def digits_at_start(values: NDArray[Any], text: str) -> NDArray[Any]:
-    """Which values' hexadecimal form, `0x1f`, begins with a text: by shifts, without writing one down."""
-    import numpy as np
-
-    if "0x".startswith(text):
-        return np.ones(len(values), np.bool_)
-    if not text.startswith("0x"):
-        return np.zeros(len(values), np.bool_)
-    return _begins(values, text[2:])
-
-
-def digits_anywhere(values: NDArray[Any], text: str) -> NDArray[Any]:
-    """Which values' hexadecimal form has a text somewhere in it."""
-    import numpy as np
-
-    if text in "0x":
-        return np.ones(len(values), np.bool_)
-    before, x, rest = text.partition("x")
-    if x:
-        return _begins(values, rest) if before in ("", "0") else np.zeros(len(values), np.bool_)
-    if not _is_hex(text):
-        return np.zeros(len(values), np.bool_)
-    return _among_likely(values, text, _anywhere)
-
-
-def _anywhere(values: NDArray[Any], text: str) -> NDArray[Any]:
-    import numpy as np
-
-    found = np.zeros(len(values), np.bool_)
-    number, mask, size = np.uint64(int(text, 16)), np.uint64((1 << 4 * len(text)) - 1), 4 * len(text)
-    for shift in range(0, _bits(values) + 1 - size, 4):
-        part = values >> np.uint64(shift)
-        here = part & mask == number
-        if text[0] == "0":  # leading zeros are not written: a digit must come before it
-            here &= part >> np.uint64(min(size, 63)) != 0
-        found |= here
-    return found
-
-
-def _begins(values: NDArray[Any], text: str) -> NDArray[Any]:
-    """Which values' digits begin with some."""
-    import numpy as np
-
-    if not _is_hex(text):
-        return np.zeros(len(values), np.bool_)
-    if text[0] == "0":
-        return values == 0 if text == "0" else np.zeros(len(values), np.bool_)
-    return _among_likely(values, text, _shifted_to)
-
-
-def _shifted_to(values: NDArray[Any], text: str) -> NDArray[Any]:
-    import numpy as np
-
-    found = np.zeros(len(values), np.bool_)
-    for shift in range(0, _bits(values) + 1 - 4 * len(text), 4):
-        found |= values >> np.uint64(shift) == int(text, 16)
-    return found
-
-
-def _among_likely(
-    values: NDArray[Any], digits: str, holds: Callable[[NDArray[Any], str], NDArray[Any]]
-) -> NDArray[Any]:
-    """Ask `holds` of the values that have a byte which the digits in a row must leave; mostly they are few.
-
-    The digits lie in bytes in one of two ways, and each way has bytes that are all theirs. Comparing bytes is many
-    times faster than shifting words.
-    """
-    import numpy as np
-
-    values = np.ascontiguousarray(values, np.uint64)
-    even, odd = (_rarest(digits[end & 1 : end]) for end in (len(digits), len(digits) - 1))
-    if even and odd:
-        raw = values.view(np.uint8)
-        hit = raw == even
-        hit |= raw == odd
-        likely = np.flatnonzero(hit.view(np.uint64) != 0)
-        if len(likely) * FEW < len(values):
-            found = np.zeros(len(values), np.bool_)
-            found[likely] = holds(values[likely], digits)
-            return found
-    return holds(values, digits)
-
-
-def _rarest(digits: str) -> int:
-    """Of the bytes that an even number of digits make, one that few words hold; 0 if there is only that."""
-    return max(bytes.fromhex(digits), key=lambda byte: (byte not in (0, 0xFF), byte), default=0)
-
-
-def _bits(values: NDArray[Any]) -> int:
-    """How many bits the values have, in whole digits."""
-    return -(-int(values.max(initial=0)).bit_length() // 4) * 4
-
-
-def _is_hex(text: str) -> bool:
-    return 0 < len(text) <= 16 and set(text) <= set("0123456789abcdef")

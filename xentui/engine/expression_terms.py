@@ -9,18 +9,16 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from xentui.engine.expression_columns import (
-    FEW,
     Columns,
     Comparison,
     class_of,
     compare,
-    digits_anywhere,
-    digits_at_start,
     reader_key,
     slots_of,
     title_of,
     where,
 )
+from xentui.engine.expression_digits import digits_anywhere, digits_at_start, in_all
 from xentui.engine.trace import U64, Record
 from xentui.engine.trace_decode import DOMIDS, ERRNOS, FORMATS, Slot, runner_text, seconds, short_hex
 from xentui.engine.xen.abi import core
@@ -298,6 +296,11 @@ class Matched:
         """Texts that must all be there for the pattern to be found."""
         self.literal = self.needed[0] if self.needed == (pattern.pattern.lower(),) else None
         self.in_title = cache(lambda which: pattern.search(title_of(which)) is not None)
+        self._always, self._slots, self._said = (
+            cache(self._in_all_of),
+            cache(self._slots_to_look_at),
+            cache(self._said_of),
+        )
 
     def one(self, scope: Scope) -> bool:
         record = scope.record
@@ -311,33 +314,64 @@ class Matched:
     def many(self, columns: Columns) -> NDArray[Any]:
         import numpy as np
 
-        whole = {which for which in columns.present if self._always(which)}
-        found = columns.within(whole)
-        groups: dict[Any, tuple[Slot, list[int]]] = {}
-        for which in columns.present:
-            for slot in slots_of(which) if which not in whole else ():
-                if not any(cannot_show(slot, piece) for piece in self.needed):
-                    groups.setdefault(self._group(slot), (slot, []))[1].append(which)
-        for slot, classes in groups.values():
-            here, values = columns.within(classes), slot.read(columns)  # type: ignore[arg-type]
-            if self._in_digits(slot) and np.count_nonzero(here) * FEW > len(here):
-                found |= here & self._in_values(slot, values)  # type: ignore[arg-type]
-            else:
-                rows = np.flatnonzero(here)
-                found[rows[self._in_values(slot, np.take(values, rows))]] = True
-        return found
+        whole = set(filter(self._always, columns.present))
+        if not any(self._slots(which) for which in columns.present if which not in whole):
+            return columns.within(whole)
+        groups = columns.groups
+        found = np.zeros(columns.length, np.bool_)  # in the groups' order
+        open_: dict[Any, tuple[Slot, list[tuple[int, int, NDArray[Any]]]]] = {}
+        for which, (start, stop) in groups.runs.items():
+            if which in whole:
+                found[start:stop] = True
+                continue
+            for slot, place, alike in self._slots(which):
+                values = columns.values(slot, place, which)
+                said = self._said(slot, values.low, values.high)
+                if said is None:
+                    open_.setdefault(alike, (slot, []))[1].append((start, stop, values.array))
+                elif said:
+                    found[start:stop] = True
+        for slot, runs in sorted(open_.values(), key=lambda group: not self._in_digits(group[0])):  # as it costs
+            self._look(slot, [run for run in runs if not found[run[0] : run[1]].all()], found)
+        return groups.as_they_came(found) if found.any() else found
 
-    def _group(self, slot: Slot) -> Any:
-        """Slots that can be searched together: of one place, shown alike, and named alike if the name matters."""
-        if self.literal is not None and "=" not in self.literal and self._in_digits(slot):
-            return reader_key(slot), slot.show
-        return reader_key(slot), slot.show, slot.name
+    def _look(self, slot: Slot, runs: list[tuple[int, int, NDArray[Any]]], found: NDArray[Any]) -> None:
+        """Look into values in one go: that of many small arrays would cost more than what is in them."""
+        import numpy as np
+
+        if not runs:
+            return
+        arrays = [array for _, _, array in runs]
+        here = self._in_values(slot, np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
+        position = 0
+        for start, stop, _ in runs:
+            found[start:stop] |= here[position : position + stop - start]
+            position += stop - start
+
+    def _slots_to_look_at(self, which: int) -> tuple[tuple[Slot, Any, Any], ...]:
+        """The slots of a class that might have the pattern: slot, place, and what those have that can be searched
+        together: shown alike, and named alike if the name matters."""
+        found = []
+        for slot in slots_of(which):
+            if not any(cannot_show(slot, piece) for piece in self.needed):
+                nameless = self.literal is not None and "=" not in self.literal and self._in_digits(slot)
+                found.append((slot, reader_key(slot), (slot.show, None if nameless else slot.name)))
+        return tuple(found)
+
+    def _said_of(self, slot: Slot, low: int, high: int) -> bool | None:
+        """Whether the pattern is in all (or, False, in none) of the values from `low` to `high`; None: it depends."""
+        if low == high:
+            return self.pattern.search(f"{slot.name}={slot.show(low)}") is not None
+        if self.literal is None or not self._in_digits(slot) or low <= _DIGIT:
+            return None
+        _, equals, text = self.literal.rpartition("=")
+        return in_all(low, high, text, bool(equals))
 
     def _in_digits(self, slot: Slot) -> bool:
         """Whether a slot is shown in hexadecimal, and what to look for is a text: then its values need not be shown."""
         return self.literal is not None and slot.show in (hex, short_hex)
 
-    def _always(self, which: int) -> bool:
+    def _in_all_of(self, which: int) -> bool:
         """Whether the pattern is in what all records of the class have in common."""
         if self.in_title(which):
             return True
@@ -353,8 +387,8 @@ class Matched:
             return where(values, show, holds)
         _, equals, text = self.literal.rpartition("=")
         found = digits_at_start(values, text) if equals else digits_anywhere(values, text)
-        short = values <= 9
-        if len(text) > 1 and not equals:
+        short = values <= _DIGIT
+        if slot.show is short_hex and len(text) > 1 and not equals:
             found &= ~short  # one digit, without 0x
         elif short.any():
             found[short] = where(values[short], show, holds)
@@ -367,6 +401,8 @@ def literals(pattern: str) -> tuple[str, ...]:
     return () if any(re.search(r"[*+?{}\[\]\\|()]", piece) for piece in pieces) else tuple(pieces)
 
 
+_DIGIT = 9
+"""Up to here `short_hex` shows a digit alone."""
 _DIGITS = frozenset("0123456789abcdefx.,-→")
 _LETTERS: dict[Callable[[int], str], frozenset[str]] = {
     str: frozenset("0123456789-"),

@@ -9,10 +9,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
+from xentui.engine.expression_columns import Columns
 from xentui.engine.trace import COLUMNS, Kind
 
 if TYPE_CHECKING:
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
 CHUNK = 65_536
 """Records that a filter looks at in one go: what fits a processor's cache, and a recording's chunk."""
 _KEPT_BYTES = 256 << 20
+
+
+class Sized(Protocol):
+    """Something that is kept."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes."""
+
+
+T = TypeVar("T", bound=Sized)
 
 
 class Records(Protocol):
@@ -48,14 +60,16 @@ class Records(Protocol):
 
 
 class RecordedTrace:
-    """A recording on disk. What nearly every filter wants is kept once it was read: each record's domain and class."""
+    """A recording on disk. What filters look at is kept once it was read: each record's domain and class, and what
+    records of a class hold."""
 
     first = 0
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        self._kept: dict[Any, NDArray[Any]] = {}
+        self._kept: dict[Any, Any] = {}
         self._bytes = 0
+        self._ahead: dict[frozenset[int], int] = {}  # up to where it was read ahead
 
     @property
     def end(self) -> int:
@@ -73,17 +87,32 @@ class RecordedTrace:
             return self.recording.columns(name, start, stop)
         return self.remember(start, stop, name, lambda: self.recording.columns(name, start, stop))
 
-    def remember(self, start: int, stop: int, key: Any, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """Something of records start to stop, made once if they are a whole chunk and there is room."""
-        if start % CHUNK or stop - start > CHUNK:
+    def remember(self, start: int, stop: int, key: Any, make: Callable[[], T]) -> T:
+        """Something of records start to stop (it has `nbytes`), made once if they are a chunk and there is room."""
+        if start % CHUNK or stop not in (start + CHUNK, self.end) or stop > start + CHUNK:
             return make()
-        found = self._kept.get((key, start))
-        if found is None or len(found) != stop - start:
+        found: T | None = self._kept.get((key, start))
+        if found is None:
             found = make()
             if self._bytes < _KEPT_BYTES:
                 self._kept[key, start] = found
                 self._bytes += found.nbytes
         return found
+
+    def read_ahead(self, narrow: frozenset[int], seconds: float) -> bool:
+        """Read for about so long what a filter may look at; is there more? `narrow`: the domains of 32 bits.
+
+        Where there is no more room, what is left is read by each filter anew.
+        """
+        limit = perf_counter() + seconds
+        start = self._ahead.get(narrow, 0)
+        while start < self.end and self._bytes < _KEPT_BYTES:
+            piece = Piece(self, start, min(start + CHUNK, self.end))
+            Columns(piece, narrow).read_all()
+            start = self._ahead[narrow] = piece.stop
+            if perf_counter() >= limit:
+                break
+        return start < self.end and self._bytes < _KEPT_BYTES
 
     def find_time(self, time: int) -> int:
         """The first record at or after a virtual time."""
@@ -103,10 +132,10 @@ class Piece(Mapping[str, "NDArray[Any]"]):
             column = self._read[name] = self._source.columns(name, self.start, self.stop)
         return column
 
-    def remember(self, key: Any, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    def remember(self, key: Any, make: Callable[[], T]) -> T:
         """Something worked out from the columns, from the last time if the source keeps such."""
         keep = getattr(self._source, "remember", None)
-        found: NDArray[Any] = keep(self.start, self.stop, key, make) if keep is not None else make()
+        found: T = keep(self.start, self.stop, key, make) if keep is not None else make()
         return found
 
     @property

@@ -106,7 +106,7 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
         self._work()
 
     def _work(self) -> None:
-        """Filter and search for a little while; draw; come back if that was not all."""
+        """Filter and search for a little while, or read what filters will want; draw; come back if that was not all."""
         model = self.model
         if model.list is None:
             return
@@ -116,7 +116,8 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
         if self.summary is not None:
             self.summary.advance(SLICE)
         self.redraw()
-        if not self._busy and not (model.list.complete and model.searching is None and self._summed()):
+        idle = model.list.complete and model.searching is None and self._summed()
+        if not self._busy and (not idle or model.read_ahead(SLICE)):
             self._busy = True
             self.set_timer(0.005, self._again)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xentui.engine.expression import Expression, ExpressionError, completions
+from xentui.engine.expression_columns import narrow_domains
 from xentui.engine.trace import Kind
 from xentui.screens.records import Everything, Matches, Records, search
 
@@ -90,6 +91,14 @@ class TraceModel:
         self._read = len(self._created)
         rows = [self.source.rows(number, number + 1) for number in numbers]
         return {int(row["domain"][0]): int(row["number"][0]) for row in rows if len(row)}
+
+    def read_ahead(self, seconds: float) -> bool:
+        """Use some idle time for what a filter to come will want to know of a recording on disk; is there more?"""
+        read = getattr(self.source, "read_ahead", None)
+        if read is None or self._created is None or not self._created.complete:
+            return False
+        more: bool = read(narrow_domains(self.widths), seconds)
+        return more
 
     def _come_to(self, now: int) -> None:
         self.cursor = max(0, now - 1)
