@@ -105,7 +105,8 @@ def mod_l1_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) ->
         if not (old ^ new) & L1_CHECKED:
             ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
             return 0
-        # nearly always: a frame of the domain's own, read-only or writable already; get_page_from_l1e does the rest
+        # nearly always: a frame of the domain's own, read-only or writable already, in place of another that has more
+        # uses; get_page_from_l1e and put_page_from_l1e do the rest
         frames = hv.frames
         owner, types, type_count, ref_count, _ = frames.columns
         mfn = (new & FRAME_MASK) >> 12
@@ -114,6 +115,13 @@ def mod_l1_entry(vcpu: Vcpu, index: int, new: int, preserve_ad: bool = False) ->
             if new & RW:
                 type_count[mfn] += 1
             ref_count[mfn] += 1
+            mfn = (old & FRAME_MASK) >> 12
+            if old & PRESENT and ref_count[mfn] > 1:
+                ram64[index] = new | old & (ACCESSED | DIRTY) if preserve_ad else new
+                if old & RW:
+                    type_count[mfn] -= 1
+                ref_count[mfn] -= 1
+                return 0
         else:
             error = get_page_from_l1e(domain, new, index << 3, old)
             if error:
