@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.fakes_xen import World, XenGuest
 from xentui.engine.trace import Kind
 from xentui.engine.xen import event_channel as ec
-from xentui.engine.xen import vcpu_op
 from xentui.engine.xen.abi import event_channel as abi
 from xentui.engine.xen.abi.core import DOMID_SELF, VIRQ_TIMER
 from xentui.engine.xen.audit import audit
 from xentui.engine.xen.domain import BLOCKED, RUNNABLE
+from xentui.engine.xen.domain_kill import domain_kill
 from xentui.engine.xen.event_2l import TwoLevel
 from xentui.engine.xen.event_fifo import BUSY, LINK, LINKED, MASKED, PENDING, WORDS_PER_PAGE, Fifo
 from xentui.engine.xen.page import WRITABLE
@@ -137,7 +137,8 @@ def test_expand_array(width: int) -> None:
 
 def test_the_domains_end_gives_the_frames_back() -> None:
     guest = fifo_guest()
-    vcpu_op.release(guest.domain)
+    guest.domain.dying = True
+    assert list(domain_kill(guest.domain))
     assert guest.domain.event_frames == [] and audit(guest.hv) == []
 
 

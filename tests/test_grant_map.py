@@ -17,10 +17,11 @@ from xentui.engine.machine import Machine, Stop
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import GLOBAL, NX
 from xentui.engine.x86.state import RDI, RDX, RIP, RSI
-from xentui.engine.xen import grant_map, mm, vcpu_op
+from xentui.engine.xen import grant_map
 from xentui.engine.xen.abi import grant_table as abi
 from xentui.engine.xen.abi.core import DOMID_SELF
 from xentui.engine.xen.audit import audit
+from xentui.engine.xen.domain_kill import domain_kill
 from xentui.engine.xen.grant_entries import ENTRIES_PER_FRAME, ENTRIES_PER_FRAME_V2, HANDLES_PER_FRAME, MapTrack
 from xentui.engine.xen.grant_table import do_grant_table_op
 from xentui.engine.xen.memory import put_allocation
@@ -84,8 +85,7 @@ def entry(guest: XenGuest, where: int = HOLE) -> int:
 def end(guest: XenGuest) -> None:
     """Destroy the domain as the toolstack does."""
     guest.domain.dying = True
-    vcpu_op.release(guest.domain)
-    mm.free_domain_memory(guest.domain)
+    assert [found for _ in domain_kill(guest.domain) for found in audit(guest.hv)] == []
     del guest.hv.domains[guest.domain.id]
 
 

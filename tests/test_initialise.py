@@ -13,7 +13,7 @@ from tests.fakes import TABLE, P
 from tests.fakes_xen import World, XenGuest
 from tests.test_preemption import issue
 from xentui.engine.trace import Kind
-from xentui.engine.xen import mm
+from xentui.engine.xen import domain_kill
 from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi import vcpu as vcpu_abi
 from xentui.engine.xen.abi.core import CONSOLEIO_write
@@ -86,7 +86,7 @@ def test_tables_that_nobody_has_pinned(width: int, cut: bool) -> None:
     frames = guest.hv.frames
     assert (frames.type[kernel], frames.type_count[kernel]) == (L3 if width == 32 else L4, 1)
     assert audit(guest.hv) == []
-    mm.free_domain_memory(guest.domain)
+    domain_kill.free_domain_memory(guest.domain)
     assert audit(guest.hv) == [] and guest.hv.frames.owned_by(guest.domain.id) == []
 
 
@@ -98,7 +98,7 @@ def test_one_that_is_never_asked_again(width: int) -> None:
     assert initialise(guest, kernel, patient=False)[1] == 1
     assert guest.hv.frames.flags[kernel] & PARTIAL and not initialised(guest.domain.vcpus[1])
     assert guest.call_at(do_vcpu_op, vcpu_abi.VCPUOP_up, 1) == -EINVAL
-    mm.free_domain_memory(guest.domain)
+    domain_kill.free_domain_memory(guest.domain)
     assert audit(guest.hv) == [] and guest.hv.frames.owned_by(guest.domain.id) == []
 
 
@@ -116,7 +116,7 @@ def test_a_user_table_that_is_refused(cut: bool) -> None:
     # with the tables the other way round, so that the first is exchanged
     assert initialise(guest, user, kernel)[0] == 0
     assert (other.guest_table, other.guest_table_user) == (user, kernel) and audit(guest.hv) == []
-    mm.free_domain_memory(guest.domain)
+    domain_kill.free_domain_memory(guest.domain)
     assert audit(guest.hv) == [] and guest.hv.frames.owned_by(guest.domain.id) == []
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.fakes import DATA, STACK_PFN, TABLE, A, D, FakeProcessor, Guest, P, U, W, make_guest, make_hypervisor
 from xentui.engine.x86.paging import GLOBAL, NX, PCD, PSE, PWT
 from xentui.engine.x86.state import RAX, RBX, RIP
-from xentui.engine.xen import descriptor_tables, memory, mm, mmu_update, mmuext, refusals, ro_page_fault
+from xentui.engine.xen import descriptor_tables, domain_kill, memory, mm, mmu_update, mmuext, refusals, ro_page_fault
 from xentui.engine.xen.abi import core
 from xentui.engine.xen.abi import memory as mem
 from xentui.engine.xen.abi.errno import EACCES, EBUSY, EFAULT, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ESRCH
@@ -728,7 +728,7 @@ def test_the_end_of_a_domain_gives_everything_back(width: int) -> None:
         assert ext(guest, core.MMUEXT_NEW_USER_BASEPTR, guest.p2m[LOOSE + 2]) == 0
     assert reserve(guest, mem.XENMEM_decrease_reservation, [guest.p2m[50]]) == 1
     assert audit(hv) == []
-    mm.free_domain_memory(guest.domain)
+    domain_kill.free_domain_memory(guest.domain)
     assert audit(hv) == []
     assert hv.frames.free_frames == free and hv.frames.owned_by(1) == [] and guest.domain.tot_pages == 0
     again = hv.frames.allocate(64, 3) + [hv.frames.allocate_xen(1) for _ in range(4)]
@@ -854,7 +854,7 @@ def test_the_frame_table_survives_anything(
         with contextlib.suppress(GuestFault):
             perform(guests, who, operation)
         check(guests)
-    mm.free_domain_memory(guests[0].domain)
+    domain_kill.free_domain_memory(guests[0].domain)
     assert audit(hv) == []
     assert hv.frames.owned_by(1) == []
 

@@ -22,7 +22,7 @@ from xentui.config import resolve_guest
 from xentui.engine.machine import Machine
 from xentui.engine.trace import Kind
 from xentui.engine.x86.state import R10, RAX, RBX, RCX, RDI, RDX, RIP, RSI
-from xentui.engine.xen import hypercall, memory, mm, mmu_update, mmuext
+from xentui.engine.xen import domain_kill, hypercall, memory, mmu_update, mmuext
 from xentui.engine.xen.abi import core
 from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi import memory as mem
@@ -257,7 +257,7 @@ def test_a_domain_that_ends_in_the_middle_leaves_nothing(width: int) -> None:
             left = steps
             ext(guest, core.MMUEXT_UNPIN_TABLE, top)
         assert audit(guest.hv) == []
-        mm.free_domain_memory(guest.domain)
+        domain_kill.free_domain_memory(guest.domain)
         assert audit(guest.hv) == [] and guest.hv.frames.owned_by(1) == []
 
 
@@ -528,7 +528,7 @@ def test_what_happens_at_a_preemption_does_not_matter(
             perform(guests, who, operation)
         check(guests)
     for guest in guests:
-        mm.free_domain_memory(guest.domain)
+        domain_kill.free_domain_memory(guest.domain)
     assert audit(guests[0].hv) == [] and not guests[0].hv.frames.owned_by(1) and not guests[0].hv.frames.owned_by(2)
 
 

@@ -12,10 +12,12 @@ from tests.fakes_xen import ARGUMENT, UNMAPPED, World, XenGuest, fuzz
 from xentui.engine.xen import schedule
 from xentui.engine.xen.abi import sched as abi
 from xentui.engine.xen.abi import vcpu as vcpu_abi
+from xentui.engine.xen.audit import audit
 from xentui.engine.xen.domain import BLOCKED, OFFLINE, RUNNABLE, RUNNING
+from xentui.engine.xen.domain_kill import domain_kill
 from xentui.engine.xen.event_2l import TwoLevel
 from xentui.engine.xen.schedule import do_sched_op, do_sched_op_compat
-from xentui.engine.xen.vcpu_op import do_vcpu_op, release
+from xentui.engine.xen.vcpu_op import do_vcpu_op
 
 BOTH = pytest.mark.parametrize("width", [32, 64])
 EPERM, ENOENT, ESRCH, EFAULT, EEXIST, EINVAL, ENOSPC, ENOSYS, ENXIO = 1, 2, 3, 14, 17, 22, 28, 38, 6
@@ -262,11 +264,9 @@ def test_register_vcpu_info(width: int) -> None:
 
 
 @BOTH
-def test_release_gives_everything_back(width: int) -> None:
+def test_a_domains_end_gives_everything_back(width: int) -> None:
     world = World(width, 64)
     guest, peer = world.guests
-    frames = guest.hv.frames
-    before = frames.type_count.tolist(), frames.ref_count.tolist()
     mfn = guest.guest.p2m[50]
     assert vcpu_op(guest, vcpu_abi.VCPUOP_register_vcpu_info, 0, struct.pack("<QII", mfn, 0, 0)) == 0
     offered = guest.domain.events.alloc_unbound_for(2)
@@ -275,8 +275,8 @@ def test_release_gives_everything_back(width: int) -> None:
     world.hv.timers.set_singleshot(guest.vcpu, world.clock.now() + 5)
     poll(guest, [], world.clock.now() + 50)
     guest.domain.dying = True
-    release(guest.domain)
-    assert (frames.type_count.tolist(), frames.ref_count.tolist()) == before
+    assert [found for _ in domain_kill(guest.domain) for found in audit(guest.hv)] == []
+    assert guest.hv.frames.owned_by(1) == [] and audit(guest.hv) == []
     assert world.hv.timers.next_deadline() is None
     assert guest.domain.events.used() == []
     assert peer.domain.events.send(peer.vcpu, port) == 0, "the other end is unbound"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.command import record
 from tests.fakes import DATA, STACK_PFN, Guest, P, U, W, make_guest, make_hypervisor
-from xentui.engine.xen import memory, mm, mmuext, unchecked
+from xentui.engine.xen import domain_kill, memory, mm, mmuext, unchecked
 from xentui.engine.xen.abi import core
 from xentui.engine.xen.abi.errno import EINVAL, EPERM
 from xentui.engine.xen.audit import audit
@@ -115,10 +115,10 @@ def test_no_rubbish_in_its_tables_hurts_the_engine_or_the_victims_counts(width: 
         except GuestFault:
             continue
         assert audit(hv) == []
-    mm.free_domain_memory(guest.domain)
+    domain_kill.free_domain_memory(guest.domain)
     del hv.domains[1]
     assert hv.frames.owned_by(1) == [] and audit(hv) == []
-    mm.free_domain_memory(victim.domain)
+    domain_kill.free_domain_memory(victim.domain)
     del hv.domains[2]
     assert audit(hv) == []
 

@@ -30,6 +30,8 @@ COST_EMULATED = 1000
 """An instruction carried out for the guest: fetched, decoded and checked besides."""
 COST_PAGE_TABLE_UPDATE = 60
 COST_FRAME_VALIDATED = 4
+COST_GIVEN_BACK = 50
+"""A frame, an event channel or a mapping of a grant that is taken from a domain that is destroyed."""
 COST_TLB_FLUSH = 200
 COST_BYTES_PER_NS = 8
 COST_CONTEXT_SWITCH = 2000

@@ -19,12 +19,14 @@ from xentui.engine.dom0.xenstore_ring import XenstoreConnection
 from xentui.engine.trace import Kind
 from xentui.engine.x86.paging import PAGE_SIZE
 from xentui.engine.x86.state import MASK64
-from xentui.engine.xen import cpulist, mm, time, unchecked, vcpu_op
+from xentui.engine.xen import cpulist, time, unchecked
 from xentui.engine.xen.abi import sched as sched_abi
 from xentui.engine.xen.domain import Domain
 from xentui.engine.xen.domain_builder import DomainBuilder
+from xentui.engine.xen.domain_kill import domain_kill, free_domain_memory
 from xentui.engine.xen.elf import ImageError, load_image
 from xentui.engine.xen.page import OutOfMemory
+from xentui.engine.xen.page_type import Freeing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +90,7 @@ class Toolstack:
         try:
             builder.build(spec.memory << 8, ramdisk, spec.cmdline, spec.vcpus)
         except (ImageError, OutOfMemory):
-            self._free(domain)
+            free_domain_memory(domain)
             raise
         self.next_domid += 1
         hv.domains[domain.id] = domain
@@ -248,18 +250,11 @@ class Toolstack:
         service.store.close()
         remove_domain(self.store, domain.id)
         self.machine.unload(domain)
-        vcpu_op.release(domain)
-        self._free(domain)
+        with Freeing(domain):
+            for _ in domain_kill(domain):
+                continue
         del hv.domains[domain.id]
         hv.put(hv.clock.now(), 0, Kind.DOMAIN_DESTROY, 0, domain.id, 0, pages, 0, 0, 0, 0)
-
-    def _free(self, domain: Domain) -> None:
-        """Give every frame of a domain back, also of one that was only begun."""
-        hv = self.machine.hv
-        mm.free_domain_memory(domain)
-        for frame in domain.xen_frames:
-            hv.frames.free(frame, hv.ram)
-        domain.xen_frames.clear()
 
 
 def read_ramdisk(path: Path) -> bytes:

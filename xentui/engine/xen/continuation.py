@@ -25,9 +25,12 @@ _ARGUMENTS = {64: (RDI, RSI, RDX, R10), 32: (RBX, RCX, RDX, RSI)}
 
 
 def preempt_check(vcpu: Vcpu) -> bool:
-    """Should a hypercall at work stop here: has the slice ended, or is an upcall due? (hypercall_preempt_check)"""
+    """Should a hypercall at work stop here: has the slice ended, or is an upcall due? (hypercall_preempt_check)
+
+    When the vCPU's domain is dying it is not the vCPU that is at work, and its upcalls matter to nobody.
+    """
     info = vcpu.info
-    return bool(info[0] and not info[1]) or vcpu.hv.preempt()
+    return bool(info[0] and not info[1] and not vcpu.domain.dying) or vcpu.hv.preempt()
 
 
 def create_continuation(vcpu: Vcpu, number: int, *arguments: int) -> int:

@@ -167,6 +167,10 @@ class GrantTable:
         flush_freed(domain)
         return True
 
+    def destroy(self) -> None:
+        """The domain is gone. Who still maps what it has granted keeps the frame, not the entry."""
+        self.frames, self.status_frames = [], []
+
     # --- entries ----------------------------------------------------------------------------------------------------
 
     def offset(self, reference: int) -> int:

@@ -30,6 +30,8 @@ from xentui.engine.xen.page_type import get_page, get_page_type, put_page, put_p
 from xentui.engine.xen.pte import adjust_l1
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from xentui.engine.xen.domain import Domain, Vcpu
 
 _KINDS = abi.GNTMAP_device_map | abi.GNTMAP_host_map
@@ -308,22 +310,16 @@ def _let_go(what: _Unmapped) -> None:
 # --- a domain's end ------------------------------------------------------------------------------------------------
 
 
-def release_mappings(domain: Domain) -> None:
-    """A domain ends: nothing of others' is in use by it any more (Xen: gnttab_release_mappings).
+def release_mappings(domain: Domain) -> Iterator[None]:
+    """A domain ends: nothing of others' is in use by it any more, mapping by mapping (Xen: gnttab_release_mappings).
 
     The entries of its page tables go with the tables, and what they refer to with them.
     """
-    track = domain.grants.maptrack
-    for mapping in track.mappings.values():
+    mappings = domain.grants.maptrack.mappings
+    while mappings:
+        _, mapping = mappings.popitem()
         frame = mapping.granter.grants.active[mapping.reference].frame
         for _ in range(held_by_handle(domain, mapping.flags)):
             _put(mapping.granter, frame, mapping.flags)
         mapping.granter.grants.end(mapping.reference, use_of(mapping.flags))
-    track.mappings.clear()
-
-
-def destroy(domain: Domain) -> None:
-    """The domain and its grant table end. Who still maps what it has granted keeps the frame, not the entry."""
-    release_mappings(domain)
-    domain.grants.frames = []
-    domain.grants.status_frames = []
+        yield

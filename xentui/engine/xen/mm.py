@@ -27,30 +27,22 @@ from xentui.engine.xen.abi.errno import EFAULT, EINVAL, EPERM, ESRCH
 from xentui.engine.xen.continuation import ERESTART
 from xentui.engine.xen.domain import NO_FRAME
 from xentui.engine.xen.page import (
-    ALLOCATED,
     L1,
     L2,
     L3,
     L4,
     MOST_REFERENCES,
     PAE_XEN_L2,
-    PARTIAL,
-    PARTIAL_SET,
     PINNED,
-    SHARED,
     WRITABLE,
 )
 from xentui.engine.xen.page_type import (
-    INVALID_M2P_ENTRY,
-    Freeing,
     get_page_and_type,
     get_page_from_l1e,
     get_table,
-    put_allocation,
     put_old_guest_table,
     put_page_and_type,
     put_page_from_l1e,
-    put_page_type,
     put_table,
     refuse,
 )
@@ -359,7 +351,7 @@ def _m2p_strict(domain: Domain) -> int:
     return domain.vm_assist >> VMASST_TYPE_m2p_strict & 1
 
 
-# --- a domain's beginning and end ----------------------------------------------------------------------------------
+# --- a domain's beginning ---------------------------------------------------------------------------------------
 
 
 def validate_initial_tables(domain: Domain, vcpu: Vcpu, top_mfn: int) -> None:
@@ -378,63 +370,3 @@ def validate_initial_tables(domain: Domain, vcpu: Vcpu, top_mfn: int) -> None:
     error = new_guest_cr3(vcpu, top_mfn)
     if error:
         raise ValueError(f"d{domain.id}'s initial base pointer was refused: error {error}")
-
-
-def vcpu_destroy_pagetables(vcpu: Vcpu) -> None:
-    """A vCPU is no more: its base pointers use nothing now, and what it has left half undone is undone."""
-    put_old_guest_table(vcpu, preemptible=False)
-    if vcpu.width == 32 and vcpu.monitor_table != NO_FRAME:
-        vcpu.hv.ram64[vcpu.monitor_table << 9] = 0
-    for mfn in (vcpu.guest_table, vcpu.guest_table_user):
-        if mfn != NO_FRAME:
-            put_page_and_type(vcpu.domain, mfn)
-    vcpu.guest_table = vcpu.guest_table_user = NO_FRAME
-    vcpu.space.switch(0)
-
-
-def free_domain_memory(domain: Domain) -> None:
-    """Take everything from a dying domain: base pointers, descriptor tables, pins, then every frame, the hypervisor's
-    for it included (Xen: domain_relinquish_resources).
-
-    The processor must not run on its page tables any more. A frame that another domain still maps stays until that
-    one lets it go.
-    """
-    hv = domain.hv
-    frames = hv.frames
-    with Freeing(domain):
-        frames.stale = True
-        for vcpu in domain.vcpus:
-            vcpu_destroy_pagetables(vcpu)
-            if domain.gdt_window:
-                descriptor_tables.destroy_gdt(vcpu)
-                descriptor_tables.destroy_ldt(vcpu)
-        owned = frames.owned_by(domain.id)
-        for mfn in owned:
-            if frames.flags[mfn] & PINNED:
-                frames.flags[mfn] &= ~PINNED
-                put_page_and_type(domain, mfn)
-        for mfn in owned:
-            if frames.flags[mfn] & PARTIAL:
-                # a preempted promotion or demotion that its vCPU never came back to (Xen: relinquish_memory)
-                put_page_type(domain, mfn, -1, None, PARTIAL_SET)
-        plain = []
-        for mfn in owned:
-            sole = frames.ref_count[mfn] == 1 and frames.flags[mfn] & ALLOCATED
-            if sole and frames.type[mfn] != SHARED and mfn >= frames.xen_end and mfn not in hv.grant_mappers:
-                plain.append(mfn)
-                continue
-            if frames.type[mfn] == SHARED:
-                frames.type_count[mfn] -= 1
-                domain.tot_pages += 1  # the hypervisor's frames never counted
-            put_allocation(hv, mfn)
-        frames.free_many(plain, hv.ram)
-        domain.tot_pages -= len(plain)
-        for mfn in plain:
-            hv.set_m2p(mfn, INVALID_M2P_ENTRY)
-        for mfn in domain.xen_frames:
-            if frames.owner[mfn] == DOMID_XEN:
-                frames.free(mfn, hv.ram)
-        domain.xen_frames = []
-    left = len(frames.owned_by(domain.id))
-    if left:
-        hv.log(f"d{domain.id}: {left} frames are still mapped by others")

@@ -92,8 +92,8 @@ class FrameTable:
         self._arrays: dict[str, Any] = {}
         self.refusal: tuple[int, int, int, int, int, int, int] | None = None
         """The latest refusal: rule (refusals.py), level, machine address of the entry, old, new, frame, its state."""
-        self.batch = self.stale = False
-        """While `batch` is set, a freed frame sets `stale` instead of flushing: who has set it flushes at the end."""
+        self.batch, self.stale = -1, False
+        """A freed frame of the domain `batch` sets `stale` instead of flushing: who has set it flushes at the end."""
 
         if xen_frames is None:
             xen_frames = 64 + frames // 256

@@ -98,7 +98,7 @@ def free_frame(hv: Hypervisor, mfn: int) -> None:
         forget_mappers(hv, mfn, owner)
     if owner is not None:
         owner.tot_pages -= 1
-        if frames.batch:
+        if frames.batch == owner.id:
             frames.stale = True
         else:
             flush_freed(owner)
@@ -133,11 +133,11 @@ class Freeing:
 
     def __enter__(self) -> None:
         frames = self.domain.hv.frames
-        frames.batch, frames.stale = True, False
+        frames.batch, frames.stale = self.domain.id, False
 
     def __exit__(self, *_exception: object) -> None:
         frames = self.domain.hv.frames
-        frames.batch = False
+        frames.batch = -1
         if frames.stale:
             flush_freed(self.domain)
 

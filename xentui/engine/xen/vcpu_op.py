@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xentui.engine.trace import Cause, Kind
 from xentui.engine.x86.paging import PAGE_SHIFT, PAGE_SIZE
 from xentui.engine.x86.state import MASK32, RIP
-from xentui.engine.xen import grant_map, guest_access, schedule, time, virtual_timer
+from xentui.engine.xen import guest_access, schedule, time, virtual_timer
 from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi import vcpu as abi
 from xentui.engine.xen.abi.errno import EEXIST, EFAULT, EINVAL, ENOENT, ENOSYS, ENXIO
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xentui.engine.xen.abi.layout import Layout
-    from xentui.engine.xen.domain import Domain, Vcpu
+    from xentui.engine.xen.domain import Vcpu
 
 MIN_PERIOD = time.MILLISECOND
 MAX_PERIOD = ((1 << 64) - 1) >> 2
@@ -187,19 +187,6 @@ def unmap_vcpu_info(vcpu: Vcpu) -> None:
         put_page_and_type(vcpu.domain, vcpu.info_frame)
     vcpu.info = memoryview(bytearray(_layout(vcpu).VCPU_INFO_SIZE))
     vcpu.info_frame, vcpu.info_offset = NO_FRAME, 0
-
-
-def release(domain: Domain) -> None:
-    """The domain is being destroyed: close its ports, stop its timers, give the frames of its vCPUs' records back.
-
-    Call it while the domain still has its memory; its memory can then be freed.
-    """
-    domain.events.destroy()
-    grant_map.destroy(domain)
-    schedule.stop_watchdogs(domain)
-    for vcpu in domain.vcpus:
-        domain.hv.timers.forget(vcpu)
-        unmap_vcpu_info(vcpu)
 
 
 # --- timers --------------------------------------------------------------------------------------------------------
