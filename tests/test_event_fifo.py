@@ -137,7 +137,6 @@ def test_expand_array(width: int) -> None:
 
 def test_the_domains_end_gives_the_frames_back() -> None:
     guest = fifo_guest()
-    guest.domain.dying = True
     assert list(domain_kill(guest.domain))
     assert guest.domain.event_frames == [] and audit(guest.hv) == []
 

@@ -84,7 +84,6 @@ def entry(guest: XenGuest, where: int = HOLE) -> int:
 
 def end(guest: XenGuest) -> None:
     """Destroy the domain as the toolstack does."""
-    guest.domain.dying = True
     assert [found for _ in domain_kill(guest.domain) for found in audit(guest.hv)] == []
     del guest.hv.domains[guest.domain.id]
 
@@ -517,6 +516,7 @@ def test_machines_get_their_memory_back(tmp_path: Path, width: int, granter_firs
         for domain in domains if granter_first else domains[::-1]:
             machine.toolstack.destroy(domain)
             assert audit(hv) == []
+        assert machine.run() == Stop.FINISHED and audit(hv) == []
         assert hv.frames.free_frames == free and hv.grant_mappers == {}
 
 

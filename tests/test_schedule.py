@@ -274,7 +274,6 @@ def test_a_domains_end_gives_everything_back(width: int) -> None:
     sched(guest, abi.SCHEDOP_watchdog, "II", 0, 10)
     world.hv.timers.set_singleshot(guest.vcpu, world.clock.now() + 5)
     poll(guest, [], world.clock.now() + 50)
-    guest.domain.dying = True
     assert [found for _ in domain_kill(guest.domain) for found in audit(guest.hv)] == []
     assert guest.hv.frames.owned_by(1) == [] and audit(guest.hv) == []
     assert world.hv.timers.next_deadline() is None

@@ -60,10 +60,13 @@ class Action(NamedTuple):
 
 
 def find_domain(machine: Machine, name: str | None) -> Domain:
-    """The domain of that name, or with that number."""
-    for domain in machine.domains:
-        if name is not None and name in (domain.name, str(domain.id)):
+    """The domain of that name, or with that number. One that is being destroyed has lost its name to others."""
+    found = [domain for domain in machine.domains if name is not None and name in (domain.name, str(domain.id))]
+    for domain in found:
+        if not domain.dying:
             return domain
+    if found:
+        raise ActionError(f"domain {found[0].name} is being destroyed")
     names = ", ".join(domain.name for domain in machine.domains)
     raise ActionError(f"there is no domain {name!r}; " + (f"there are: {names}" if names else "there is none"))
 
@@ -118,7 +121,7 @@ def _destroy(machine: Machine, name: str | None) -> None:
 
 def _create(machine: Machine, _name: str | None, spec: GuestSpec) -> None:
     try:
-        machine.create(spec)
+        machine.toolstack.create_when_free(spec)
     except (ConfigError, ImageError, OutOfMemory) as error:
         raise ActionError(str(error)) from None
 

@@ -249,7 +249,8 @@ class RunLoop:
 
     def _settle(self) -> bool:
         """Between slices: fire the timers that are due, deal with domains that have ended, and perform an action that
-        is due; was there one? Then there may be more to do."""
+        is due. True: there was one, or time has passed meanwhile; then there may be more to do, wherever this run ends.
+        """
         timers, now = self.hv.timers, self.clock.now()
         event = timers.next_deadline()
         if event is not None and event <= now:
@@ -259,7 +260,7 @@ class RunLoop:
         if self.scheduled and self.scheduled[0][0] <= self.position:
             self._perform_due(heappop(self.scheduled)[2])
             return True
-        return False
+        return self.clock.exact and self.clock.now() != now
 
     def _audit(self) -> bool:
         """Recount the frame table; is anything wrong with it?"""

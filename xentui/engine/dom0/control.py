@@ -80,7 +80,7 @@ def rename(toolstack: Toolstack, domain: Domain, name: str) -> None:
     """Give the domain another name, which no other has; its guest finds it in xenstore (libxl_domain_rename)."""
     if not name or not name.isprintable() or "/" in name:
         raise LifecycleError(f"{name!r} has characters that no domain's name may have, or none")
-    if any(other.name == name for other in domain.hv.domains.values() if other is not domain):
+    if any(other.name == name for other in domain.hv.domains.values() if other is not domain and not other.dying):
         raise LifecycleError(f"there is a domain {name} already")
     store, home = toolstack.store, f"/local/domain/{domain.id}"
     domain.name = name

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xentui.config import ConfigError
 from xentui.engine.dom0 import control
 from xentui.engine.dom0.console import ConsoleBackend
+from xentui.engine.dom0.domain_destroy import Destroyer
 from xentui.engine.dom0.guest_log import last_lines
 from xentui.engine.dom0.xenstore import Store
 from xentui.engine.dom0.xenstore_domain import introduce_domain, remove_domain
@@ -23,10 +24,9 @@ from xentui.engine.xen import cpulist, time, unchecked
 from xentui.engine.xen.abi import sched as sched_abi
 from xentui.engine.xen.domain import Domain
 from xentui.engine.xen.domain_builder import DomainBuilder
-from xentui.engine.xen.domain_kill import domain_kill, free_domain_memory
+from xentui.engine.xen.domain_kill import free_domain_memory
 from xentui.engine.xen.elf import ImageError, load_image
 from xentui.engine.xen.page import OutOfMemory
-from xentui.engine.xen.page_type import Freeing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,11 +68,14 @@ class Toolstack:
         self.core_folder = Path()
         """Where the cores of crashed domains go."""
         self._ended: list[Domain] = []
+        self._destroyer = Destroyer(machine)
+        self._waiting: list[GuestSpec] = []
+        """Domains that are created as soon as those that are being destroyed have left memory enough."""
 
     @property
     def alive(self) -> bool:
-        """Is there a domain that has not ended?"""
-        return any(domain.shutdown_code is None for domain in self.machine.hv.domains.values())
+        """Is there a domain that has not ended, or one that is still being destroyed?"""
+        return bool(self._destroyer) or any(domain.shutdown_code is None for domain in self.machine.hv.domains.values())
 
     # --- creating ------------------------------------------------------------------------------------------------
 
@@ -117,6 +120,28 @@ class Toolstack:
         except ValueError as error:
             raise ConfigError(f"{spec.source or spec.name}: cpus: {error}") from None
         return masks + [cpulist.ALL] * (spec.vcpus - len(masks))
+
+    def create_when_free(self, spec: GuestSpec) -> None:
+        """Create a domain; where there is no memory for it, wait for that of the domains that are being destroyed.
+
+        (xl: freemem, which waits for free memory.) Raises ConfigError, ImageError, and OutOfMemory if there is none to come.
+        """
+        try:
+            self.create(spec)
+        except OutOfMemory:
+            if not self._destroyer:
+                raise
+            self.machine.hv.log(f"{spec.name} waits for the memory of a domain that is being destroyed")
+            self._waiting.append(spec)
+
+    def _create_waiting(self) -> None:
+        """Memory has become free: create who waits for it."""
+        waiting, self._waiting = self._waiting, []
+        for spec in waiting:
+            try:
+                self.create_when_free(spec)
+            except (ConfigError, ImageError, OutOfMemory) as error:
+                self.machine.hv.log(f"{spec.name} cannot be created: {error}")
 
     def _serve(self, domain: Domain, spec: GuestSpec) -> None:
         """Console and xenstore for a new domain."""
@@ -212,13 +237,17 @@ class Toolstack:
             return
         if action == "rename-restart":
             self._set_aside(domain)
+            self._restart(spec)
+        elif action in _RESTARTS:
+            self.destroy(domain, lambda: self._restart(spec))
         else:
             self.destroy(domain)
-        if action in _RESTARTS:
-            try:
-                self.create(spec)
-            except (ImageError, OutOfMemory) as error:
-                self.machine.hv.log(f"{spec.name} cannot be started again: {error}")
+
+    def _restart(self, spec: GuestSpec) -> None:
+        try:
+            self.create_when_free(spec)
+        except (ImageError, OutOfMemory) as error:
+            self.machine.hv.log(f"{spec.name} cannot be started again: {error}")
 
     def dump_core(self, domain: Domain) -> Path | None:
         """Keep a domain's memory and registers in a file of the core folder; where it cannot be written, say so."""
@@ -239,10 +268,14 @@ class Toolstack:
         number = next(number for number in range(1, len(names) + 2) if f"{domain.name}-{number}" not in names)
         control.rename(self, domain, f"{domain.name}-{number}")
 
-    def destroy(self, domain: Domain) -> None:
-        """End a domain for good and take back everything that it had."""
-        hv = self.machine.hv
-        domain.dying = True
+    def destroy(self, domain: Domain, then: Callable[[], None] | None = None) -> None:
+        """End a domain for good and take back everything that it had, by and by while others run.
+
+        It never runs again. Until all is taken it is `dying`; its end is in the trace, and `then` is called. Nothing
+        happens if it is dying already.
+        """
+        if domain.dying:
+            return
         pages = domain.tot_pages
         for vcpu in domain.vcpus:
             self.machine.scheduler.remove(vcpu)
@@ -250,11 +283,15 @@ class Toolstack:
         service.store.close()
         remove_domain(self.store, domain.id)
         self.machine.unload(domain)
-        with Freeing(domain):
-            for _ in domain_kill(domain):
-                continue
+        self._destroyer.destroy(domain, lambda: self._gone(domain, pages, then))
+
+    def _gone(self, domain: Domain, pages: int, then: Callable[[], None] | None) -> None:
+        hv = self.machine.hv
         del hv.domains[domain.id]
         hv.put(hv.clock.now(), 0, Kind.DOMAIN_DESTROY, 0, domain.id, 0, pages, 0, 0, 0, 0)
+        if then is not None:
+            then()
+        self._create_waiting()
 
 
 def read_ramdisk(path: Path) -> bytes:

@@ -6,7 +6,7 @@ frame table is what the page tables say (audit.py). In Xen's order: what the dom
 event channels, the base pointers of its vCPUs, descriptor tables, pins, memory, vcpu_info; the hypervisor's own frames
 for it come last (common/domain.c, domain_kill; arch/x86/domain.c, domain_relinquish_resources).
 
-The domain must be `dying`, off the processor and out of the scheduler. Until the end it is found by its number: what it
+The domain must be off the processor and out of the scheduler. Until the end it is found by its number: what it
 has granted can be mapped while the frame is there, a port of its own that waits can be bound until it is closed.
 """
 
@@ -37,11 +37,18 @@ _BATCH = 64
 
 
 def domain_kill(domain: Domain) -> Iterator[None]:
-    """Take everything from a dying domain; at each `yield` somebody else may run."""
-    clock, timers = domain.hv.clock, domain.hv.timers
+    """Begin to kill a domain: it runs no longer, and nothing is due for it. The rest is what the answer does, piece by
+    piece: it takes everything from the domain, and at each step of it somebody else may run."""
+    domain.dying = True
     schedule.stop_watchdogs(domain)
     for vcpu in domain.vcpus:
-        timers.forget(vcpu)
+        schedule.sleep(vcpu)
+        domain.hv.timers.forget(vcpu)
+    return _teardown(domain)
+
+
+def _teardown(domain: Domain) -> Iterator[None]:
+    clock = domain.hv.clock
     for _ in grant_map.release_mappings(domain):
         clock.charge(COST_GIVEN_BACK)
         yield
