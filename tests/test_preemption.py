@@ -240,8 +240,9 @@ def test_a_table_that_half_gone_is_wanted_again(width: int) -> None:
     assert audit(guest.hv) == []
 
 
+@pytest.mark.parametrize("cut", [False, True])
 @both
-def test_a_domain_that_ends_in_the_middle_leaves_nothing(width: int) -> None:
+def test_a_domain_that_ends_in_the_middle_leaves_nothing(width: int, cut: bool) -> None:
     guest, top, _, _ = make_tree(width)
     for steps in range(12):
         left = steps
@@ -257,8 +258,34 @@ def test_a_domain_that_ends_in_the_middle_leaves_nothing(width: int) -> None:
             left = steps
             ext(guest, core.MMUEXT_UNPIN_TABLE, top)
         assert audit(guest.hv) == []
-        domain_kill.free_domain_memory(guest.domain)
+        end(guest, cut)
         assert audit(guest.hv) == [] and guest.hv.frames.owned_by(1) == []
+
+
+def end(guest: Guest, cut: bool) -> int:
+    """Take all memory from a domain that goes away; cut: giving way after every entry. How often it gave way."""
+    if not cut:
+        domain_kill.free_domain_memory(guest.domain)
+        return 0
+    guest.domain.dying = True
+    guest.vcpu.info[0] = 1  # an upcall that nobody will ever see
+    with patch.object(guest.hv, "preempt", lambda: True):
+        stops = [audit(guest.hv) for _ in domain_kill._relinquish_resources(guest.domain, preemptible=True)]
+    assert not any(stops)
+    return len(stops)
+
+
+@pytest.mark.parametrize("pinned", ["top", "all"])
+@both
+def test_a_domain_with_pinned_trees_is_killed_in_many_steps(width: int, pinned: str) -> None:
+    guest, top, l2, l1s = make_tree(width)
+    assert ext(guest, core.MMUEXT_PIN_L3_TABLE, top) == 0
+    if pinned == "all":
+        assert ext(guest, core.MMUEXT_PIN_L2_TABLE, l2) == 0
+        assert all(ext(guest, core.MMUEXT_PIN_L1_TABLE, l1) == 0 for l1 in l1s)
+    assert end(guest, cut=True) >= (17 if pinned == "all" else 14)
+    assert guest.vcpu.old_guest_table == NO_FRAME and guest.hv.frames.owned_by(1) == []
+    assert audit(guest.hv) == []
 
 
 def test_linear_counts_survive_partial_validation() -> None:
@@ -527,8 +554,8 @@ def test_what_happens_at_a_preemption_does_not_matter(
         with suppress(GuestFault), forced(guests[0], lambda who=who: stopped(who)):  # type: ignore[misc]
             perform(guests, who, operation)
         check(guests)
-    for guest in guests:
-        domain_kill.free_domain_memory(guest.domain)
+    for guest, cut in zip(guests, (True, False), strict=True):
+        end(guest, cut)
     assert audit(guests[0].hv) == [] and not guests[0].hv.frames.owned_by(1) and not guests[0].hv.frames.owned_by(2)
 
 

@@ -197,9 +197,10 @@ class Toolstack:
         return self.machine.hv.ram[frame * PAGE_SIZE : (frame + 1) * PAGE_SIZE]
 
     def type(self, domain: Domain, data: bytes) -> None:
-        """Type into a domain's console."""
+        """Type into a domain's console; nobody reads it any more when the domain is dying."""
         self.machine.end_idle()
-        self.services[domain.id].console.type(data)
+        if not domain.dying:
+            self.services[domain.id].console.type(data)
 
     # --- ending --------------------------------------------------------------------------------------------------
 
@@ -208,7 +209,7 @@ class Toolstack:
         while self._ended:
             domain = self._ended.pop(0)
             service = self.services.get(domain.id)
-            if service is None or service.domain is not domain:
+            if service is None or domain.dying:
                 continue  # destroyed meanwhile
             service.console.poll()
             reason = SHUTDOWN_NAMES.get(domain.shutdown_code or 0, f"code {domain.shutdown_code}")
@@ -279,15 +280,14 @@ class Toolstack:
         pages = domain.tot_pages
         for vcpu in domain.vcpus:
             self.machine.scheduler.remove(vcpu)
-        service = self.services.pop(domain.id)
-        service.store.close()
+        self.services[domain.id].store.close()
         remove_domain(self.store, domain.id)
         self.machine.unload(domain)
         self._destroyer.destroy(domain, lambda: self._gone(domain, pages, then))
 
     def _gone(self, domain: Domain, pages: int, then: Callable[[], None] | None) -> None:
         hv = self.machine.hv
-        del hv.domains[domain.id]
+        del hv.domains[domain.id], self.services[domain.id]
         hv.put(hv.clock.now(), 0, Kind.DOMAIN_DESTROY, 0, domain.id, 0, pages, 0, 0, 0, 0)
         if then is not None:
             then()

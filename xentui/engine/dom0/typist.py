@@ -57,7 +57,7 @@ class Typist:
     def _type(self) -> None:
         """Type the next line, if the domain is still there."""
         for domain in self.machine.domains:
-            if domain.name == self.name and domain.shutdown_code is None and self.lines:
+            if domain.name == self.name and domain.shutdown_code is None and not domain.dying and self.lines:
                 line = self.lines.pop(0)
                 self.typed(domain, line)
                 self.machine.toolstack.type(domain, line)

@@ -351,7 +351,7 @@ def _m2p_strict(domain: Domain) -> int:
     return domain.vm_assist >> VMASST_TYPE_m2p_strict & 1
 
 
-# --- a domain's beginning ---------------------------------------------------------------------------------------
+# --- a domain's beginning ------------------------------------------------------------------------------------------
 
 
 def validate_initial_tables(domain: Domain, vcpu: Vcpu, top_mfn: int) -> None:
