@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes_cpu import CODE_PFN, execute, injected, make_cpu_guest
-from tests.tiny_kernels import MEMORY, Tiny
+from tests.tiny_kernels import BASE, DATA, MEMORY, UNDEFINED, Tiny
 from xentui.config import GuestSpec, resolve_guest
 from xentui.engine.breakpoints import Breakpoint
 from xentui.engine.machine import Machine, Stop
@@ -16,6 +16,7 @@ from xentui.engine.trace import Kind, Record
 from xentui.engine.x86.state import DR6, EF_RF, EF_TF, EFLAGS, RIP
 from xentui.engine.xen import debugreg, traps
 from xentui.engine.xen.abi import hypercalls as nr
+from xentui.engine.xen.abi.physdev import PHYSDEVOP_set_iopl
 from xentui.engine.xen.debugreg import DR6_SET, set_debug_register
 
 TIMES = 5
@@ -150,6 +151,75 @@ def test_data_is_met_behind_the_instruction(tmp_path: Path, kind: int) -> None:
     with loop.machine(tmp_path) as machine:
         while machine.step() == Stop.STEP:
             pass
+        assert machine.trace.latest(machine.trace.head) == expected
+
+
+# --- string instructions and ports ----------------------------------------------------------------------------------
+
+
+class Strings:
+    """A 64-bit kernel with a breakpoint on a port, which it reads and writes by string instructions.
+
+    It crashes if one of these changes flags or has not done its work.
+    """
+
+    def __init__(self) -> None:
+        kernel = Tiny(64)
+        self.handler = 0
+        for _ in range(2):  # the second time all addresses are known
+            kernel.code.clear()
+            kernel.data[:] = bytes(16)
+            kernel.traps((1,), self.handler or 1)
+            kernel.call(nr.HYPERCALL_physdev_op, PHYSDEVOP_set_iopl, kernel.place(b"\1\0\0\0"))
+            kernel.do(b"\x0f\x20\xe0\x48\x83\xc8\x08\x0f\x22\xe0")  # CR4 |= DE
+            kernel.call(nr.HYPERCALL_set_debugreg, 0, 0xED).call(nr.HYPERCALL_set_debugreg, 7, 0x20401)
+            kernel.do(b"\xba\xed\0\0\0\x48\xbf" + kernel.word(BASE[64] + DATA))  # EDX: the port; RDI
+            kernel.do(b"\xb9\3\0\0\0\x39\xc0")  # ECX = 3; cmp eax, eax
+            self.expected = [kernel.here] * 2 + [kernel.here + 2]
+            kernel.do(b"\xf3\x6c\x74\x02" + UNDEFINED)  # rep insb; jz
+            kernel.do(b"\x81\x7f\xfd\xff\xff\xff\0\x74\x02" + UNDEFINED)  # cmp dword [rdi-3], 0xFFFFFF; je
+            kernel.do(b"\x83\xf8\0\x39\xc9")  # cmp eax, 0; cmp ecx, ecx
+            self.expected.append(kernel.here + 2)
+            kernel.do(b"\x66\x6d\x75\xfe\x48\x89\xfe")  # insw; jne .; mov rsi, rdi
+            self.expected.append(kernel.here + 2)
+            kernel.do(b"\xfd\x6f\xfc\x6f\x6f")  # std; outsd; cld; outsd, outsd
+            self.expected += [kernel.here - 1, kernel.here]
+            kernel.do(b"\x29\xfe\x83\xfe\4\x74\x02" + UNDEFINED)  # sub esi, edi; cmp esi, 4; je
+            kernel.shut_down()
+            self.handler = kernel.here
+            kernel.do(b"\x59\x41\x5b\x6a\0\x51\x41\x53\x50\xb8\x17\0\0\0\x0f\x05")  # the iret hypercall
+        self.kernel = kernel
+
+    def machine(self, tmp_path: Path, pace: str = "exact") -> Machine:
+        machine = Machine(MEMORY, trace_records=1 << 12, pace=pace)
+        machine.strict = True
+        machine.create(spec_of(self.kernel.write(tmp_path / "strings")))
+        return machine
+
+
+@pytest.mark.parametrize("pace", ["exact", "fast"])
+def test_string_instructions_on_a_port_are_met_behind_each_repetition(tmp_path: Path, pace: str) -> None:
+    strings = Strings()
+    with strings.machine(tmp_path, pace) as machine:
+        assert machine.run() == Stop.FINISHED
+        assert [record.rip for record in debug_exceptions(machine)] == strings.expected
+        kinds = {record.kind for record in machine.trace.latest(machine.trace.head)}
+        assert Kind.DOMAIN_SHUTDOWN in kinds and Kind.DOMAIN_CRASH not in kinds
+
+
+def test_string_instructions_on_a_port_in_steps_and_short_runs(tmp_path: Path) -> None:
+    strings = Strings()
+    with strings.machine(tmp_path) as machine:
+        machine.run()
+        expected = machine.trace.latest(machine.trace.head)
+        end = machine.position
+    with strings.machine(tmp_path) as machine:
+        while machine.step() == Stop.STEP:
+            pass
+        assert machine.trace.latest(machine.trace.head) == expected
+    with strings.machine(tmp_path) as machine:
+        for position in range(0, end + 100, 5):
+            machine.run(until_position=position)
         assert machine.trace.latest(machine.trace.head) == expected
 
 

@@ -380,6 +380,35 @@ static void check_port_breakpoint(unsigned int length, const char *what)
     set_debugreg(6, DR6_DEFAULT);
 }
 
+/* INS and OUTS, which are interrupted behind each repetition */
+static void test_string_port_breakpoints(void)
+{
+    static unsigned char bytes[4];
+    unsigned char *where;
+    unsigned long count;
+    PROBE("insb; nop", "=D"(where) : "d"(0xed), "D"(bytes) : "memory");
+    check_port_breakpoint(1, "insb");
+    is(bytes[0], 0xff, "... it has been done");
+    is64((unsigned long)where, (unsigned long)(bytes + 1), "... and goes on with the next byte");
+    PROBE("outsb; nop", "=S"(where) : "d"(0xed), "S"(bytes));
+    check_port_breakpoint(1, "outsb");
+    is64((unsigned long)where, (unsigned long)(bytes + 1), "... it has been done");
+    PROBE("rep insb; nop", "=D"(where), "=c"(count) : "d"(0xed), "D"(bytes + 1), "c"(3) : "memory");
+    check_port_breakpoint(0, "rep insb, behind the first of three");
+    is64(count, 2, "... once done");
+    is64((unsigned long)where, (unsigned long)(bytes + 2), "... and goes on with the next byte");
+    is(bytes[1], 0xff, "... it has been done");
+    is(bytes[2], 0, "... no more than once");
+    PROBE("rep outsb; nop", "=S"(where), "=c"(count) : "d"(0xed), "S"(bytes + 3), "c"(2));
+    check_port_breakpoint(0, "rep outsb, behind the first of two");
+    is64(count, 1, "... once done");
+    PROBE("std; rep outsb; cld; nop", "=S"(where), "=c"(count) : "d"(0xed), "S"(bytes + 3), "c"(1));
+    check_port_breakpoint(3, "rep outsb, behind the only one");
+    __asm__ volatile("cld");
+    is64(count, 0, "... done");
+    is64((unsigned long)where, (unsigned long)(bytes + 2), "... downwards");
+}
+
 static void test_port_breakpoints(void)
 {
     unsigned long cr4;
@@ -401,6 +430,7 @@ static void test_port_breakpoints(void)
     check_port_breakpoint(3, "out of two ports, one of them");
     PROBE("outb %%al, $0xee; nop", : "a"(0));
     check_no_trap("out to the next port");
+    test_string_port_breakpoints();
     is(set_debugreg(7, 0x400), 0, "set_debugreg 7: none");
     PROBE("outb %%al, $0xed; nop", : "a"(0));
     check_no_trap("none");

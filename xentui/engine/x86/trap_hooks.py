@@ -11,24 +11,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from xentui.engine.x86 import native
 from xentui.engine.x86 import unicorn_api as uc
+from xentui.engine.x86.emulated import finish, instruction_at_rip
 from xentui.engine.x86.state import (
     CS_BASE,
     ERROR_CODE,
     EXCEPTION_IS_INT,
-    HF_CS64,
-    HFLAGS,
     MASK32,
-    MASK64,
     NO_EXCEPTION,
     OLD_EXCEPTION,
-    RAX,
     RIP,
 )
 
 if TYPE_CHECKING:
     from xentui.engine.x86.cpu import Processor
 
-_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
 _FETCH = 16  # page-fault error code: the access was an instruction fetch
 
 
@@ -79,40 +75,23 @@ class TrapHooks:
         words[native.LEAVES] = 1
 
     def _leave(self, words: Any, value: int = -1, size: int = 4) -> None:
-        """Behind CPUID, IN, OUT or RDTSC, where the rest of the block has no time or must not run: end it there.
+        """Behind an emulated instruction, where the rest of the block has no time or must not run: end it there.
 
-        `value`: what IN has read, as that is not in its register yet. Only the instructions whose length is known
-        here: INS and OUTS, from ports that no guest has, are left to end with their block.
+        `value`: what IN or INS has read of `size` bytes, as that is not where it belongs yet.
         """
-        q, budget = self.state.q, self.budget
-        length = self._emulated_length()
-        exact = self.processor.counts_code
-        if not length or (exact and not budget[3]):
+        q, budget, processor = self.state.q, self.budget, self.processor
+        instruction = instruction_at_rip(processor)
+        exact = processor.counts_code
+        if instruction is None or (exact and not budget[3]):
             return
-        if value >= 0:
-            mask = (1 << 8 * size) - 1
-            q[RAX] = value & mask | (q[RAX] & ~mask & MASK64 if size < 4 else 0)
-        q[RIP] += length
+        behind = q[RIP] + instruction.length
+        finish(processor, instruction, value, size)
         if exact:
-            budget[0] += self.block[2] + budget[3] - (q[RIP] + q[CS_BASE])
+            budget[0] += self.block[2] + budget[3] - (behind + q[CS_BASE])
             budget[3] = 0
-        words[native.ARGUMENT] = self.processor.cpu
+        words[native.ARGUMENT] = processor.cpu
         words[native.FUNCTION] = ctypes.cast(uc.cpu_loop_exit_noexc, ctypes.c_void_p).value or 0
         words[native.LEAVES] = 1
-
-    def _emulated_length(self) -> int:
-        """Bytes of the CPUID, RDTSC, IN or OUT that RIP is at; 0: it is none of these."""
-        q = self.state.q
-        code = (ctypes.c_uint8 * 16)()
-        address = q[RIP] + q[CS_BASE]
-        if uc.cpu_memory_rw_debug(self.processor.cpu, address, code, 15, 0):
-            uc.cpu_memory_rw_debug(self.processor.cpu, address, code, min(15, 4096 - (address & 4095)), 0)
-        at, wide = 0, self.state.i[HFLAGS] & HF_CS64
-        while at < 14 and (code[at] in _PREFIXES or (wide and 0x40 <= code[at] < 0x50)):
-            at += 1
-        if code[at] == 0x0F:
-            return at + 2 if code[at + 1] in (0xA2, 0x31) else 0
-        return at + 2 if 0xE4 <= code[at] <= 0xE7 else at + 1 if 0xEC <= code[at] <= 0xEF else 0
 
     def _trap_hooks(self, handlers: TrapHandlers) -> list[int]:
         """The hooks that are called between two instructions: exceptions, INT n, SYSCALL, #UD."""
@@ -208,7 +187,7 @@ class TrapHooks:
                 if not port_out(port, size, value):
                     refuse(out_words)
                 elif (exact and budget[0] < 0) or processor.leaving:
-                    leave(out_words)
+                    leave(out_words, size=size)
             except BaseException as error:
                 failed(error)
 

@@ -1,8 +1,8 @@
 """A guest's debug registers (Xen: pv/misc-hypercalls.c, set_debugreg; traps.c, activate_debugregs and do_debug).
 
 They are kept in `vcpu.debug` and never reach those of the emulated processor, which do nothing: breakpoints on
-instructions and data are made to fire by other means (x86/debug_registers.py), those on I/O ports where IN and OUT are
-carried out.
+instructions and data are made to fire by other means (x86/debug_registers.py), those on I/O ports where IN, OUT, INS
+and OUTS are carried out.
 """
 
 from __future__ import annotations
@@ -146,9 +146,10 @@ def instruction_breakpoint(vcpu: Vcpu) -> bool:
 
 
 def io_breakpoint(vcpu: Vcpu, port: int, size: int) -> None:
-    """IN or OUT has been done for the guest: #DB behind it if one of its ports has a breakpoint.
+    """IN, OUT, INS or OUTS has been done for the guest: #DB behind it if one of its ports has a breakpoint.
 
-    (Xen: pv/emul-priv-op.c, check_guest_io_breakpoint.)
+    With a REP prefix that is behind each repetition, and RIP at the instruction again until the last (Xen:
+    pv/emul-priv-op.c, check_guest_io_breakpoint, rep_ins and rep_outs).
     """
     if not vcpu.cr4 & CR4_DE:
         return

@@ -277,7 +277,7 @@ class Entry:
         return True
 
     def port_in(self, port: int, size: int) -> int | None:
-        """IN from any ring; None where IOPL and the I/O bitmap do not allow it."""
+        """IN or INS from any ring; None where IOPL and the I/O bitmap do not allow it."""
         vcpu = self.vcpu
         if not io_port.permitted(vcpu, port, size):
             return None
@@ -289,7 +289,7 @@ class Entry:
         return value
 
     def port_out(self, port: int, size: int, value: int) -> bool:
-        """OUT from any ring; False where it is not allowed."""
+        """OUT or OUTS from any ring; False where it is not allowed."""
         vcpu = self.vcpu
         if not io_port.permitted(vcpu, port, size):
             return False
