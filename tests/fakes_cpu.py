@@ -21,7 +21,7 @@ from xentui.engine.x86.state import (
     RSP,
     SS,
 )
-from xentui.engine.xen import descriptor_tables
+from xentui.engine.xen import descriptor_tables, segment_registers
 from xentui.engine.xen.domain import TrapHandler
 
 CODE_PFN, STACK_TOP, HANDLER = 41, 43 << 12, 44 << 12
@@ -45,8 +45,8 @@ def make_cpu_guest(width: int) -> Guest:
     q[RSP] = vcpu.kernel_sp = STACK_TOP
     cs, ss = (0xE033, 0xE02B) if width == 64 else (0xE019, 0xE021)
     vcpu.kernel_ss = ss
-    assert descriptor_tables.load_code_segment(vcpu, cs, cs & 3)
-    assert descriptor_tables.load_stack_segment(vcpu, ss, cs & 3)
+    assert segment_registers.load_code_segment(vcpu, cs, cs & 3)
+    assert segment_registers.load_stack_segment(vcpu, ss, cs & 3)
     for vector in range(32):
         vcpu.traps[vector] = TrapHandler(HANDLER + vector, cs, 0, False)
     return guest
@@ -59,7 +59,7 @@ def enter_user_mode(guest: Guest) -> None:
         vcpu.kernel_mode = False
         vcpu.guest_table_user = vcpu.guest_table
     else:
-        descriptor_tables.return_to_ring3(vcpu, 0xE02B, 0xE033)
+        segment_registers.return_to_ring3(vcpu, 0xE02B, 0xE033)
         assert ring(guest) == 3
 
 

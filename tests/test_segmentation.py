@@ -40,6 +40,7 @@ from xentui.engine.x86.state import (
 )
 from xentui.engine.xen import descriptor_tables as dt
 from xentui.engine.xen import failsafe, page
+from xentui.engine.xen import segment_registers as sr
 from xentui.engine.xen.abi.errno import EINVAL
 from xentui.engine.xen.descriptor_check import check_descriptor
 from xentui.engine.xen.guest_access import GuestFault
@@ -209,15 +210,15 @@ def test_flat_fast_path_agrees_with_the_descriptor_table(width: int) -> None:
     for selector in flat:
         words = dt.lookup(guest.vcpu, selector)
         assert words is not None
-        assert seg.parse(*words) == dt.segment(guest.vcpu, selector)
+        assert seg.parse(*words) == sr.segment(guest.vcpu, selector)
 
 
 def test_load_flat64_agrees_with_the_general_path() -> None:
     fast, general = make_cpu_guest(64), make_cpu_guest(64)
     for guest in (fast, general):
         guest.vcpu.i[HFLAGS] |= HF_ADDSEG
-    dt.load_flat64(fast.vcpu)
-    assert dt.load_code_segment(general.vcpu, 0xE033, 3) and dt.load_stack_segment(general.vcpu, 0xE02B, 3)
+    sr.load_flat64(fast.vcpu)
+    assert sr.load_code_segment(general.vcpu, 0xE033, 3) and sr.load_stack_segment(general.vcpu, 0xE02B, 3)
     assert bytes(fast.vcpu.processor.state.raw) == bytes(general.vcpu.processor.state.raw)
 
 
@@ -226,10 +227,10 @@ def test_own_segments_are_looked_up_and_marked_accessed(width: int) -> None:
     guest = make_cpu_guest(width)
     table = [0, descriptor(0x5000, 0xFF, 0xF2, 4), descriptor(access=0xFA), descriptor(access=0xF2)]
     assert give_gdt(guest, table) == 0
-    assert dt.load_data_segment(guest.vcpu, FS, 0x0B)
+    assert sr.load_data_segment(guest.vcpu, FS, 0x0B)
     assert (guest.vcpu.i[FS], guest.vcpu.q[FS_BASE], guest.vcpu.i[FS + LIMIT]) == (0x0B, 0x5000, 0xFF)
     assert guest.read((TABLE_PFN << 12) + 8) == [descriptor(0x5000, 0xFF, 0xF3, 4)]
-    dt.return_to_ring3(guest.vcpu, 0x13, 0x1B)
+    sr.return_to_ring3(guest.vcpu, 0x13, 0x1B)
     assert fakes_cpu.selectors(guest) == (0x13, 0x1B)
     assert (fakes_cpu.ring(guest), fakes_cpu.mode(guest)) == (3, 32)
 
@@ -240,18 +241,18 @@ def test_data_segments_that_cannot_be_loaded_change_nothing(width: int) -> None:
     assert give_gdt(guest, [0, descriptor(access=0x73), descriptor(access=0xF9)]) == 0
     before = bytes(guest.vcpu.processor.state.raw)
     for selector in (0x0B, 0x13, 0x1B, 0xE00B, 0xE013, 0xF00B, 0xFFFB, 0x0F):
-        assert not dt.load_data_segment(guest.vcpu, ES, selector)
+        assert not sr.load_data_segment(guest.vcpu, ES, selector)
     assert bytes(guest.vcpu.processor.state.raw) == before
-    assert dt.load_data_segment(guest.vcpu, ES, 3), "a null selector can"
+    assert sr.load_data_segment(guest.vcpu, ES, 3), "a null selector can"
     assert guest.vcpu.i[ES] == 3
 
 
 def test_user_gs_of_a_64_bit_guest() -> None:
     guest = make_cpu_guest(64)
     assert give_gdt(guest, [0, descriptor(0x7000, 0xFF, 0xF2, 4)]) == 0
-    assert dt.load_user_gs(guest.vcpu, 0x08) == 0
+    assert sr.load_user_gs(guest.vcpu, 0x08) == 0
     assert (guest.vcpu.i[GS], guest.vcpu.inactive_gs_base) == (0x0B, 0x7000)
-    assert dt.load_user_gs(guest.vcpu, 0x10) == 0
+    assert sr.load_user_gs(guest.vcpu, 0x10) == 0
     assert (guest.vcpu.i[GS], guest.vcpu.inactive_gs_base) == (0, 0), "a bad one becomes null"
 
 
@@ -267,13 +268,13 @@ def test_no_selector_and_no_table_leads_to_ring_0(width: int, table: list[int], 
     give_gdt(guest, [word for word in table if check_descriptor(width, word) is not None])
     for cs, ss in pairs:
         guest.vcpu.q[RSP] = STACK_TOP
-        dt.return_to_ring3(guest.vcpu, cs | 3, ss | 3)
+        sr.return_to_ring3(guest.vcpu, cs | 3, ss | 3)
         assert fakes_cpu.ring(guest) in (1, 3)
         for which in (DS, ES, FS, GS):
-            dt.load_data_segment(guest.vcpu, which, cs)
+            sr.load_data_segment(guest.vcpu, which, cs)
         if width == 32:
-            dt.enter_ring1(guest.vcpu, dt.fix_code_selector(cs), dt.fix_stack_selector(ss))
-            dt.stack_base(guest.vcpu, ss)
+            sr.enter_ring1(guest.vcpu, dt.fix_code_selector(cs), dt.fix_stack_selector(ss))
+            sr.stack_base(guest.vcpu, ss)
             assert fakes_cpu.ring(guest) in (1, 2, 3)
 
 
@@ -282,7 +283,7 @@ def test_no_selector_and_no_table_leads_to_ring_0(width: int, table: list[int], 
 def test_a_return_that_cannot_be_made_is_the_guests_fault(width: int, cs: int, ss: int, bad: int) -> None:
     guest = make_cpu_guest(width)
     guest.vcpu.q[RIP] = 0x1234
-    dt.return_to_ring3(guest.vcpu, cs, ss)
+    sr.return_to_ring3(guest.vcpu, cs, ss)
     assert fakes_cpu.injected(guest) == 13
     assert fakes_cpu.ring(guest) == (3 if width == 64 else 1)
     if width == 64:
@@ -436,13 +437,13 @@ def test_ldt_pages_are_mapped_when_used_and_given_back(width: int) -> None:
     assert dt.handle_ldt_fault(vcpu, vcpu.q[LDT_BASE] + 8)
     assert fakes_cpu.injected(guest) is None
     assert (frames.type[mfn], frames.type_count[mfn]) == (page.SEG, 1)
-    assert dt.segment(vcpu, 0x0F) == (0x3000, MASK32, descriptor(0x3000) >> 32)
-    assert dt.segment(vcpu, 0x17) is None, "behind its end"
+    assert sr.segment(vcpu, 0x0F) == (0x3000, MASK32, descriptor(0x3000) >> 32)
+    assert sr.segment(vcpu, 0x17) is None, "behind its end"
     assert dt.handle_ldt_fault(vcpu, vcpu.q[LDT_BASE] + 0x1000)
     assert fakes_cpu.injected(guest) == 14, "nor is a page mapped there"
     assert dt.set_ldt(vcpu, 0, 0) == 0
     assert frames.type_count[mfn] == 0 and vcpu.i[LDT] == 0
-    assert dt.segment(vcpu, 0x0F) is None
+    assert sr.segment(vcpu, 0x0F) is None
 
 
 @WIDTHS

@@ -29,7 +29,7 @@ from xentui.engine.x86.state import (
     RSP,
     SS,
 )
-from xentui.engine.xen import descriptor_tables, guest_access
+from xentui.engine.xen import descriptor_tables, guest_access, segment_registers
 from xentui.engine.xen.abi import callback as cb
 from xentui.engine.xen.abi import hypercalls as nr
 from xentui.engine.xen.abi.arch_x86 import (
@@ -121,7 +121,7 @@ def bounce64(vcpu: Vcpu, address: int, masks_events: bool, error_code: int | Non
     q[RSP] = top
     q[RIP] = address
     if selector | 3 != FLAT_KERNEL_CS64 or ss != FLAT_KERNEL_SS64:
-        descriptor_tables.load_flat64(vcpu)
+        segment_registers.load_flat64(vcpu)
     return True
 
 
@@ -140,13 +140,13 @@ def _bounce32(vcpu: Vcpu, selector: int, address: int, masks_events: bool, error
         frame += (top, ss)
         ss, top = vcpu.kernel_ss, vcpu.kernel_sp
     top = top - 4 * len(frame) & MASK32
-    base = descriptor_tables.stack_base(vcpu, ss)
+    base = segment_registers.stack_base(vcpu, ss)
     try:
         guest_access.write(vcpu, base + top & MASK32, struct.pack(f"<{len(frame)}I", *frame))
     except guest_access.GuestFault:
         vcpu.hv.crash(vcpu, f"unusable kernel stack at {top:#x}")
         return False
-    if not address or not descriptor_tables.enter_ring1(vcpu, selector, ss):
+    if not address or not segment_registers.enter_ring1(vcpu, selector, ss):
         vcpu.hv.crash(vcpu, f"unusable trap handler {selector:#06x}:{address:#x}")
         return False
     if masks_events:
@@ -167,12 +167,12 @@ def through_gate(vcpu: Vcpu, handler: TrapHandler) -> bool:
     flags = vcpu.processor.read_flags()
     top = vcpu.kernel_sp - 20 & MASK32
     frame = struct.pack("<5I", q[RIP] & MASK32, i[CS] & 0xFFFF, flags & MASK32, q[RSP] & MASK32, i[SS] & 0xFFFF)
-    base = descriptor_tables.stack_base(vcpu, vcpu.kernel_ss)
+    base = segment_registers.stack_base(vcpu, vcpu.kernel_ss)
     try:
         guest_access.write(vcpu, base + top & MASK32, frame)
     except guest_access.GuestFault:
         return False
-    if not descriptor_tables.enter_ring1(vcpu, handler.selector, vcpu.kernel_ss):
+    if not segment_registers.enter_ring1(vcpu, handler.selector, vcpu.kernel_ss):
         return False
     if flags & _GATE_CLEARED:
         vcpu.processor.write_flags(flags & ~_GATE_CLEARED)

@@ -16,7 +16,7 @@ from xentui.engine.x86 import segmentation
 from xentui.engine.x86 import state as s
 from xentui.engine.x86.paging import ACCESSED, DIRTY, NX, PAGE_SHIFT, PAGE_SIZE, PRESENT, RW, USER
 from xentui.engine.x86.state import State
-from xentui.engine.xen import descriptor_tables, hypercall, mm
+from xentui.engine.xen import hypercall, mm, segment_registers
 from xentui.engine.xen.abi import core
 from xentui.engine.xen.abi.arch_x86 import XEN_LEGACY_MAX_VCPUS
 from xentui.engine.xen.abi.layout32 import LAYOUT32
@@ -401,7 +401,7 @@ def _load_first_segments(vcpu: Vcpu, state: State) -> tuple[bool, bool]:
     forced = 3 if vcpu.width == 64 else 0
     cs, ss = registers["cs"] | forced, registers["ss"] | forced
     ring = max(1, cs & 3)
-    code, stack = descriptor_tables.segment(vcpu, cs), descriptor_tables.segment(vcpu, ss)
+    code, stack = segment_registers.segment(vcpu, cs), segment_registers.segment(vcpu, ss)
     code_good = (
         code is not None
         and stack is not None
@@ -414,7 +414,7 @@ def _load_first_segments(vcpu: Vcpu, state: State) -> tuple[bool, bool]:
     data_good = True
     for register, name in ((s.DS, "ds"), (s.ES, "es"), (s.FS, "fs"), (s.GS, "gs")):
         selector = registers[name]
-        found = descriptor_tables.segment(vcpu, selector)
+        found = segment_registers.segment(vcpu, selector)
         if found is not None and segmentation.data_loadable(found[2], selector & 3, ring):
             segmentation.load_segment(state, register, selector, *found)
         else:

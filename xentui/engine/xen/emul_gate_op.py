@@ -14,7 +14,7 @@ from xentui.engine.trace import Kind
 from xentui.engine.x86 import segmentation as seg
 from xentui.engine.x86.exceptions import PFEC_WRITE, X86_EXC_GP, X86_EXC_NP, X86_EXC_SS, X86_EXC_TS
 from xentui.engine.x86.state import CS, CS_BASE, MASK32, RIP, RSP, SS
-from xentui.engine.xen import descriptor_tables, guest_access, traps
+from xentui.engine.xen import descriptor_tables, guest_access, segment_registers, traps
 from xentui.engine.xen.emul_priv_op import instruction_done
 from xentui.engine.xen.guest_access import GuestFault
 from xentui.engine.xen.write_decode import Decoder, Undecodable, Write
@@ -106,9 +106,9 @@ def _through_gate(vcpu: Vcpu, error_code: int) -> None:
     _record(vcpu, jump, target, offset, rip)
     ss = vcpu.kernel_ss if target & 3 != ring else vcpu.i[SS]
     if target & 3 == ring:
-        entered = descriptor_tables.load_code_segment(vcpu, target, ring)
+        entered = segment_registers.load_code_segment(vcpu, target, ring)
     else:
-        entered = descriptor_tables.enter_ring1(vcpu, target, ss)
+        entered = segment_registers.enter_ring1(vcpu, target, ss)
     if entered:
         instruction_done(vcpu, offset)
     else:

@@ -66,7 +66,7 @@ def _pushed_flags(vcpu: Vcpu, flags: int) -> int:
 
 def _enter64(vcpu: Vcpu, cs: int, ss: int, flags: int) -> bool:
     """Push the 64-bit frame on the kernel's stack and take the flat segments; False if it has no usable stack."""
-    from xentui.engine.xen import callback, descriptor_tables
+    from xentui.engine.xen import callback, segment_registers
 
     q, i = vcpu.q, vcpu.i
     stack = q[RSP]
@@ -86,13 +86,13 @@ def _enter64(vcpu: Vcpu, cs: int, ss: int, flags: int) -> bool:
     except guest_access.GuestFault:
         return False
     q[RSP] = top
-    descriptor_tables.load_flat64(vcpu)
+    segment_registers.load_flat64(vcpu)
     return True
 
 
 def _enter32(vcpu: Vcpu, cs: int, ss: int, flags: int, selector: int) -> bool:
     """The same for a 32-bit guest, whose callback has a code segment of its own."""
-    from xentui.engine.xen import descriptor_tables
+    from xentui.engine.xen import segment_registers
 
     q, i = vcpu.q, vcpu.i
     top = q[RSP] & MASK32
@@ -105,10 +105,10 @@ def _enter32(vcpu: Vcpu, cs: int, ss: int, flags: int, selector: int) -> bool:
         frame += (top, ss & 0xFFFF)
         stack, top = vcpu.kernel_ss, vcpu.kernel_sp
     top = top - 4 * len(frame) & MASK32
-    base = descriptor_tables.stack_base(vcpu, stack)
+    base = segment_registers.stack_base(vcpu, stack)
     try:
         guest_access.write(vcpu, base + top & MASK32, struct.pack(f"<{len(frame)}I", *frame))
     except guest_access.GuestFault:
         return False
     q[RSP] = top
-    return descriptor_tables.enter_ring1(vcpu, selector, stack)
+    return segment_registers.enter_ring1(vcpu, selector, stack)

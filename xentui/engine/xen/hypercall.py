@@ -24,6 +24,7 @@ from xentui.engine.xen import (
     mmuext,
     physdev,
     schedule,
+    segment_registers,
     time,
     traps,
     vcpu_op,
@@ -75,7 +76,7 @@ def do_set_segment_base(vcpu: Vcpu, which: int, base: int, _c: int, _d: int) -> 
         return -ENOSYS
     which &= MASK32
     if which == arch.SEGBASE_GS_USER_SEL:
-        return descriptor_tables.load_user_gs(vcpu, base & 0xFFFF)
+        return segment_registers.load_user_gs(vcpu, base & 0xFFFF)
     if which not in (arch.SEGBASE_FS, arch.SEGBASE_GS_USER, arch.SEGBASE_GS_KERNEL):
         return -EINVAL
     if not base < 1 << 47 and base < (1 << 64) - (1 << 47):

@@ -26,7 +26,7 @@ from xentui.engine.x86.state import (
     RSP,
     SS,
 )
-from xentui.engine.xen import callback, descriptor_tables, guest_access
+from xentui.engine.xen import callback, guest_access, segment_registers
 from xentui.engine.xen.abi.core import VMASST_TYPE_architectural_iopl
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def do_iret(vcpu: Vcpu, _a: int, _b: int, _c: int, _d: int) -> int:
     vcpu.in_nmi = False
     cs, ss = cs & 0xFFFF | 3, ss & 0xFFFF | 3
     if cs != FLAT_USER_CS64 or ss != FLAT_USER_SS64 or i[CS] != cs or i[SS] != ss:
-        descriptor_tables.return_to_ring3(vcpu, cs, ss)
+        segment_registers.return_to_ring3(vcpu, cs, ss)
     return rax
 
 
@@ -113,7 +113,7 @@ def _iret32(vcpu: Vcpu) -> int:
     vcpu.info[1] = 0 if flags & EF_IF else 1
     vcpu.in_nmi = False
     if ss is None:
-        descriptor_tables.return_to_ring1(vcpu, cs)
+        segment_registers.return_to_ring1(vcpu, cs)
     else:
-        descriptor_tables.return_to_ring3(vcpu, cs, ss & 0xFFFF)
+        segment_registers.return_to_ring3(vcpu, cs, ss & 0xFFFF)
     return eax

@@ -35,7 +35,15 @@ from xentui.engine.x86.state import (
     RIP,
     SS,
 )
-from xentui.engine.xen import callback, debugreg, descriptor_tables, emul_priv_op, guest_access, ro_page_fault
+from xentui.engine.xen import (
+    callback,
+    debugreg,
+    descriptor_tables,
+    emul_priv_op,
+    guest_access,
+    ro_page_fault,
+    segment_registers,
+)
 from xentui.engine.xen.callback import bounce64
 from xentui.engine.xen.debugreg import DR6_SET, DR6_SINGLE_STEP
 
@@ -223,7 +231,7 @@ def return_fault(vcpu: Vcpu, cs: int, ss: int) -> None:
     i = vcpu.i
     if vcpu.width == 64:
         cs, ss = cs | 3, ss | 3  # whatever the selector says, its code is in ring 3
-    code = descriptor_tables.segment(vcpu, cs)
+    code = segment_registers.segment(vcpu, cs)
     bad = ss if code is not None and segmentation.code_loadable(code[2], cs & 3, cs & 3) else cs
     i[CS], i[SS] = cs, ss
     i[HFLAGS] = i[HFLAGS] & ~3 | cs & 3
