@@ -407,6 +407,10 @@ static void test_string_port_breakpoints(void)
     __asm__ volatile("cld");
     is64(count, 0, "... done");
     is64((unsigned long)where, (unsigned long)(bytes + 2), "... downwards");
+    PROBE("pushf; orl $0x100, (" SP "); popf; outsb; nop", "=S"(where) : "d"(0xed), "S"(bytes) : "cc", "memory");
+    check_trap(1, 0, 10, "outsb, single stepped");
+    is64((unsigned long)debugreg(6), DR6_DEFAULT | 0x4001, "... DR6 says both");
+    set_debugreg(6, DR6_DEFAULT);
 }
 
 static void test_port_breakpoints(void)

@@ -72,18 +72,19 @@ def instruction_at_rip(processor: Processor) -> Emulated | None:
     return None
 
 
-def finish(processor: Processor, instruction: Emulated, value: int, size: int) -> None:
+def finish(processor: Processor, instruction: Emulated, value: int, size: int, halted: bool) -> None:
     """Do what is left of it, one repetition if it repeats. `value`: what a port has given; -1 where nothing was read.
 
-    `size`: the bytes that went through the port.
+    `size`: the bytes that went through the port. `halted`: RIP must be right; else it stays at the instruction behind
+    the last repetition, too, as the emulator comes there once more to find the counter at zero, and that takes time.
     """
     q = processor.state.q
     if instruction.pointer >= 0:
         if value >= 0:
             _store(processor, instruction.address_bits, value, size)
         _add(q, instruction.pointer, instruction.address_bits, -size if processor.state.i[DF] >> 31 else size)
-        if instruction.repeated and _add(q, RCX, instruction.address_bits, -1):
-            return  # once more
+        if instruction.repeated and (_add(q, RCX, instruction.address_bits, -1) or not halted):
+            return
     elif value >= 0:
         mask = (1 << 8 * size) - 1
         q[RAX] = value & mask | (q[RAX] & ~mask & MASK64 if size < 4 else 0)

@@ -14,6 +14,8 @@ from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.emulated import finish, instruction_at_rip
 from xentui.engine.x86.state import (
     CS_BASE,
+    EF_TF,
+    EFLAGS,
     ERROR_CODE,
     EXCEPTION_IS_INT,
     MASK32,
@@ -77,15 +79,17 @@ class TrapHooks:
     def _leave(self, words: Any, value: int = -1, size: int = 4) -> None:
         """Behind an emulated instruction, where the rest of the block has no time or must not run: end it there.
 
-        `value`: what IN or INS has read of `size` bytes, as that is not where it belongs yet.
+        `value`: what IN or INS has read of `size` bytes, as that is not where it belongs yet. A guest that steps has
+        blocks of one instruction, and its exception comes when that ends by itself; who has halted the processor sees
+        to that.
         """
         q, budget, processor = self.state.q, self.budget, self.processor
-        instruction = instruction_at_rip(processor)
-        exact = processor.counts_code
+        exact, halted = processor.counts_code, processor.leaving
+        instruction = instruction_at_rip(processor) if halted or not q[EFLAGS] & EF_TF else None
         if instruction is None or (exact and not budget[3]):
             return
         behind = q[RIP] + instruction.length
-        finish(processor, instruction, value, size)
+        finish(processor, instruction, value, size, halted)
         if exact:
             budget[0] += self.block[2] + budget[3] - (behind + q[CS_BASE])
             budget[3] = 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xentui.engine.clock import COST_ENTRY
 from xentui.engine.x86.exceptions import X86_EXC_DB
 from xentui.engine.x86.paging import FRAME_MASK, PRESENT
-from xentui.engine.x86.state import CS_BASE, EF_RF, EFLAGS, MASK32, MASK64, RIP
+from xentui.engine.x86.state import CS_BASE, EF_RF, EF_TF, EFLAGS, MASK32, MASK64, RIP
 from xentui.engine.xen.abi.errno import EINVAL, ENODEV, EPERM
 from xentui.engine.xen.guest_access import HYPERVISOR_END
 
@@ -164,14 +164,14 @@ def io_breakpoint(vcpu: Vcpu, port: int, size: int) -> None:
 
 
 def _behind_io(vcpu: Vcpu, hit: int) -> bool:
-    """The instruction has ended; the processor need not stop."""
+    """The instruction has ended, and if the guest steps, its step with it; the processor need not stop."""
     vcpu.hv.clock.charge(COST_ENTRY)
-    _raise(vcpu, hit)
+    _raise(vcpu, hit | (DR6_SINGLE_STEP if vcpu.q[EFLAGS] & EF_TF else 0))
     return False
 
 
 def _raise(vcpu: Vcpu, hit: int) -> None:
-    """#DB, with the breakpoints that were hit in DR6."""
+    """#DB, with what was hit in DR6."""
     from xentui.engine.xen import traps
 
     vcpu.debug[6] |= DR6_SET | hit
