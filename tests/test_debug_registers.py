@@ -223,6 +223,42 @@ def test_string_instructions_on_a_port_in_steps_and_short_runs(tmp_path: Path) -
         assert machine.trace.latest(machine.trace.head) == expected
 
 
+def test_a_guest_that_steps_over_ports_misses_no_step(tmp_path: Path) -> None:
+    """Wherever the run is cut: an IN takes long enough that its block has no time left."""
+    kernel, handler = Tiny(64), 0
+    for _ in range(2):
+        kernel.code.clear()
+        kernel.data.clear()
+        kernel.traps((1,), handler or 1)
+        kernel.call(nr.HYPERCALL_physdev_op, PHYSDEVOP_set_iopl, kernel.place(b"\1\0\0\0"))
+        kernel.do(b"\xba\xed\0\0\0\xb9\3\0\0\0\x48\xbf" + kernel.word(BASE[64] + DATA + 0x800))
+        kernel.do(b"\x9c\x81\x0c\x24\0\1\0\0\x9d")  # pushf; or dword [rsp], TF; popf
+        first = kernel.here
+        kernel.do(b"\xec\xee\x6c\xf3\x6c\x90")  # in, out, insb, rep insb, nop
+        behind = kernel.here
+        kernel.do(b"\x9c\x81\x24\x24\xff\xfe\xff\xff\x9d\x90")  # pushf; and dword [rsp], ~TF; popf; nop
+        kernel.shut_down()
+        handler = kernel.here
+        kernel.do(b"\x59\x41\x5b\x6a\0\x51\x41\x53\x50\xb8\x17\0\0\0\x0f\x05")  # the iret hypercall
+    image = kernel.write(tmp_path / "steps")
+
+    def run(step: int) -> tuple[list[Record], int]:
+        with Machine(MEMORY, trace_records=1 << 12) as machine:
+            machine.strict = True
+            machine.create(spec_of(image))
+            position = 0
+            while machine.run(until_position=position) != Stop.FINISHED:
+                position += step
+                assert machine.position < 1_000_000
+            return debug_exceptions(machine), machine.position
+
+    whole, end = run(900_000)
+    expected = [first + offset for offset in (1, 2, 3, 3, 3, 5, 6)]
+    assert [record.rip for record in whole if record.rip <= behind] == expected
+    for step in (7, 50):
+        assert run(step) == (whole, end)
+
+
 # --- the registers ----------------------------------------------------------------------------------------------------
 
 

@@ -118,6 +118,8 @@ class Processor:
         """In guest code; they stop `run` where code is counted."""
         self.leaving = False
         """A trap handler wants the processor to stop: blocks end at once."""
+        self.steps_from = -1
+        """RIP where IRET has left a guest that steps, until its first instruction."""
         self._halted: Callable[[], bool] | None = None
         tlb.pin_windows()
         self.reset_state = self.state.save()
@@ -400,6 +402,12 @@ class Processor:
         if state.i[CC_OP] == CC_OP_EFLAGS:
             state.q[CC_SRC] &= EF_CONDITIONS  # see native.BLOCK_HOOK
         uc.uc_emu_stop(self.handle)
+
+    def begins_step(self) -> bool:
+        """At a debug exception: is it one that the emulator raises behind SYSCALL because TF is set, as SYSRET would
+        let it be raised? Where the guest was left by IRET (`steps_from`) its next instruction comes first."""
+        self.steps_from = -1
+        return not (self.counts_code and self.budget[3])
 
     def pause(self) -> None:
         """From anywhere: stop soon, at a block's start, so that running on is as if nothing had been."""

@@ -99,7 +99,7 @@ class TrapHooks:
 
     def _trap_hooks(self, handlers: TrapHandlers) -> list[int]:
         """The hooks that are called between two instructions: exceptions, INT n, SYSCALL, #UD."""
-        processor, i = self.processor, self.state.i
+        processor, q, i = self.processor, self.state.q, self.state.i
         exception, interrupt = handlers.exception, handlers.interrupt
         syscall, invalid = handlers.syscall, handlers.invalid_opcode
         failed, fetched_early = processor.failed, processor.fetched_early
@@ -113,7 +113,7 @@ class TrapHooks:
                     pass
                 elif vector == 1 and breakpoints and processor.meets_breakpoint():
                     processor.settle()
-                else:
+                elif vector != 1 or processor.steps_from != q[RIP] or not processor.begins_step():
                     exception(vector)
                 if late[0]:
                     stop()

@@ -18,6 +18,7 @@ from xentui.engine.x86.state import (
     EF_IF,
     EF_IOPL,
     EF_RF,
+    EF_TF,
     EF_VM,
     MASK32,
     R11,
@@ -76,8 +77,11 @@ def do_iret(vcpu: Vcpu, _a: int, _b: int, _c: int, _d: int) -> int:
         vcpu.processor.state.raw, RIP * 8, rip, flags & _GUESTS_FLAGS | EF_IF | EF_FIXED,
         flags & EF_CONDITIONS, CC_OP_EFLAGS, MASK32 if flags & EF_DF else 1,
     )  # fmt: skip
-    if flags & EF_RF:
-        vcpu.processor.debug_registers.resume_past()
+    if flags & (EF_RF | EF_TF):
+        if flags & EF_RF:
+            vcpu.processor.debug_registers.resume_past()
+        if flags & EF_TF and not how & _IN_SYSCALL:
+            vcpu.processor.steps_from = rip
     i = vcpu.i
     vcpu.info[1] = 0 if flags & EF_IF else 1
     vcpu.in_nmi = False
