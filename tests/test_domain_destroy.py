@@ -155,6 +155,17 @@ def test_a_timer_that_is_due_meanwhile_comes_in_time(tmp_path: Path) -> None:
         assert any(start == end for (_, end), (start, _) in pairwise(taken))
 
 
+def test_it_is_so_with_several_processors(tmp_path: Path) -> None:
+    with Machine(4 * MEMORY, cpus=2) as machine, pieces() as taken:
+        machine.strict = True
+        neighbour, _ = dying(machine, tmp_path)
+        assert machine.run(60 * MS) == Stop.TIME and machine.domains == [neighbour]
+        assert max(end - start for start, end in taken) <= BOUND
+        assert min(start - end for (_, end), (start, _) in pairwise(taken)) >= PAUSE
+        machine.apply(Action("destroy", "neighbour"))
+        assert machine.run() == Stop.FINISHED and machine.domains == [] and audit(machine.hv) == []
+
+
 # --- a dying domain ------------------------------------------------------------------------------------------------
 
 
