@@ -124,7 +124,7 @@ class Toolstack:
     def create_when_free(self, spec: GuestSpec) -> None:
         """Create a domain; where there is no memory for it, wait for that of the domains that are being destroyed.
 
-        (xl: freemem, which waits for free memory.) Raises ConfigError, ImageError, and OutOfMemory where none will come.
+        (xl: freemem, which waits for free memory.) Raises ConfigError, ImageError, or OutOfMemory where none will come.
         """
         try:
             self.create(spec)
