@@ -150,7 +150,19 @@ def by_key(commands: dict[str, Command]) -> dict[str, Command]:
     return {key: command for command in commands.values() for key in command.keys}
 
 
-_NAMES = {"space": "space", "shift+tab": "⇧tab", "ctrl+c": "^c", "apostrophe": "'"}
+_NAMES = {
+    "shift+tab": "⇧tab",
+    "left": "←",
+    "right": "→",
+    "plus": "+",
+    "minus": "-",
+    "apostrophe": "'",
+    "full_stop": ".",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "left_parenthesis": "(",
+    "right_parenthesis": ")",
+}
 
 
 def key_name(key: str) -> str:

@@ -107,13 +107,13 @@ history; the old one stays.
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "type", show=False),
         Binding("left", "tab(-1)", show=False),
-        Binding("right", "tab(1)", show=False),
+        Binding("right", "tab(1)", "Next terminal"),
         Binding("pageup", "scroll_lines(-1)", show=False),
         Binding("pagedown", "scroll_lines(1)", show=False),
         Binding("up", "scroll_by(-1)", show=False),
         Binding("down", "scroll_by(1)", show=False),
         Binding("end", "bottom", show=False),
-        Binding("y", "copy", show=False),
+        Binding("y", "copy", "Copy"),
     ]
     ALLOW_SELECT = True
     app: XentuiApp

@@ -152,14 +152,14 @@ destroys it (asks), `+`/`-` give it memory or take it by its balloon, `N` create
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", show=False),
         Binding("down,j", "move(1)", show=False),
-        Binding("enter", "command('type')", show=False),
-        Binding("p", "pause", show=False),
-        Binding("R", "command('reboot')", show=False),
-        Binding("D", "command('shutdown')", show=False),
-        Binding("K", "command('destroy')", show=False),
-        Binding("N", "ask('create')", show=False),
-        Binding("plus", "balloon(8)", show=False),
-        Binding("minus", "balloon(-8)", show=False),
+        Binding("enter", "command('type')", "Type"),
+        Binding("p", "pause", "Pause"),
+        Binding("R", "command('reboot')", "Reboot"),
+        Binding("D", "command('shutdown')", "Shut down"),
+        Binding("K", "command('destroy')", "Destroy"),
+        Binding("N", "ask('create')", "Create"),
+        Binding("plus", "balloon(8)", "More memory"),
+        Binding("minus", "balloon(-8)", "Less"),
     ]
     app: XentuiApp
 

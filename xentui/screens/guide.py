@@ -59,8 +59,8 @@ Demonstrations are Markdown files; docs/demonstrations.md says how to write one.
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("right,n,pagedown,enter", "forward", show=False),
-        Binding("left,p,pageup,backspace", "back", show=False),
+        Binding("right,n,pagedown,enter", "forward", "Next step"),
+        Binding("left,p,pageup,backspace", "back", "Step before"),
         Binding("down", "scroll_text(1)", show=False),
         Binding("up", "scroll_text(-1)", show=False),
     ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from textual.screen import Screen
 
 from xentui.screens import catalogue, layout, remembered
+from xentui.screens.actions import key_name
 from xentui.screens.caption import Caption
 from xentui.screens.command_line import CommandLine
 from xentui.screens.grid import PaneGrid
@@ -132,6 +133,23 @@ class MainScreen(Screen[None], inherit_bindings=False):
         return next((node for node in widget.ancestors_with_self if isinstance(node, Pane)), None)
 
     # --- keys --------------------------------------------------------------------------------------------------------
+
+    def pane_keys(self) -> tuple[tuple[str, str], ...]:
+        """The keys that the focused pane has for itself, as they are shown, and what they do: "" where it is not told.
+
+        Of several keys for the same only the first is told of.
+        """
+        pane = self.focused_pane
+        active = self.active_bindings.values() if pane is not None and not self.line.is_open else ()
+        filters = self.app.commands["filter"].keys if hasattr(pane, "filter") else ()
+        keys = [(key_name(key), "Filter") for key in filters[:1]]
+        told = {""}
+        for each in active:
+            if each.node is pane:
+                words = each.binding.description if each.binding.show else ""
+                keys.append((key_name(each.binding.key), "" if words in told else words))
+                told.add(words)
+        return tuple(keys)
 
     def command_for(self, event: events.Key) -> Command | None:
         """What a key of the table asks for, unless the focused pane or the command line has a use for it."""

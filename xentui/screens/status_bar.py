@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any, ClassVar
 
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 from textual.widget import Widget
@@ -11,7 +13,10 @@ from textual.widget import Widget
 from xentui.screens.actions import Command, key_name
 from xentui.screens.words import clock, plain, shortened, speed
 
-_RUNNING = (("run", "pause"), ("jump", "jump"), ("maximise", "zoom"), ("type", "type"), ("command", "command"))
+Hints = tuple[tuple[str, str], ...]
+"""Keys, or commands of the table, and what they do in a word or two."""
+
+_RUNNING = (("run", "pause"), ("jump", "jump"), ("command", "command"), ("maximise", "zoom"), ("type", "type"))
 _PAUSED = (
     ("run", "run"),
     ("step", "step"),
@@ -47,11 +52,13 @@ class StatusBar(Widget):
         """The domain whose console has the keyboard, or ""."""
         self.failure = ""
         """Why the engine's process is no more."""
+        self.own: Hints = ()
+        """Keys that the focused pane has for itself, as they are shown."""
 
-    def update_status(self, status: Any, typing: str, failure: str) -> None:
+    def update_status(self, status: Any, typing: str, failure: str, own: Hints = ()) -> None:
         """Take the newest state; drawn again only when something differs."""
-        if (status, typing, failure) != (self.status, self.typing, self.failure):
-            self.status, self.typing, self.failure = status, typing, failure
+        if (status, typing, failure, own) != (self.status, self.typing, self.failure, self.own):
+            self.status, self.typing, self.failure, self.own = status, typing, failure, own
             self.refresh()
 
     def render(self) -> Text:
@@ -90,7 +97,7 @@ class StatusBar(Widget):
         return line
 
     def _keys(self, width: int) -> Text:
-        """The lower line: keys, as many as there is room for, help and quit always."""
+        """The lower line: keys, the pane's own among them, as many as there is room for; help and quit always."""
         style = self.get_component_rich_style
         key, muted = style("bar--key"), Style(color=style("bar--muted").color)
         key = Style(color=key.color, bold=True)
@@ -101,20 +108,32 @@ class StatusBar(Widget):
             return line
         status = self.status
         chosen = _RUNNING if status is None or status.running else _PAUSED if status.live else _PAST
-        last = self._hint(_ALWAYS, key, muted)
+        taken = {shown for shown, _ in self.own}
+        general = [hint for hint in self._named(chosen) if hint[0] not in taken]
+        last = self._named(_ALWAYS)
+        room = width - sum(map(_size, last))
+        own = [(shown, words[:1].lower() + words[1:]) for shown, words in self.own if words]
+        first = _fitting(general, room // 2 if own else room)
+        shown = [*first, *_fitting([*own, *general[len(first) :]], room - sum(map(_size, first)))]
         line = Text()
-        for hint in chosen:
-            more = self._hint((hint,), key, muted)
-            if line.cell_len + more.cell_len + last.cell_len > width:
-                break
-            line.append_text(more)
-        line.append(" " * max(0, width - line.cell_len - last.cell_len))
-        return line.append_text(last)
+        for name, words in shown:
+            line.append(f" {name}", key).append(f" {words} ", muted)
+        line.append(" " * (room - line.cell_len))
+        for name, words in last:
+            line.append(f" {name}", key).append(f" {words} ", muted)
+        return line
 
-    def _hint(self, hints: tuple[tuple[str, str], ...], key: Style, muted: Style) -> Text:
-        text = Text()
-        for name, words in hints:
-            keys = self.commands[name].keys
-            if keys:
-                text.append(f" {key_name(keys[0])}", key).append(f" {words} ", muted)
-        return text
+    def _named(self, commands: Hints) -> list[tuple[str, str]]:
+        """Commands of the table as hints, those that have a key."""
+        with_keys = [(self.commands[name].keys, words) for name, words in commands]
+        return [(key_name(keys[0]), words) for keys, words in with_keys if keys]
+
+
+def _size(hint: tuple[str, str]) -> int:
+    return sum(map(cell_len, hint)) + 3
+
+
+def _fitting(hints: list[tuple[str, str]], room: int) -> list[tuple[str, str]]:
+    """The first hints, as many as there is room for."""
+    sizes = accumulate(map(_size, hints))
+    return [hint for hint, size in zip(hints, sizes, strict=True) if size <= room]

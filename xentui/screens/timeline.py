@@ -55,7 +55,7 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         Binding("shift+left", "scrub(-10)", "Far back", show=False),
         Binding("shift+right", "scrub(10)", "Far forth", show=False),
         Binding("left_square_bracket", "moment(-1)", "Moment before"),
-        Binding("right_square_bracket", "moment(1)", "Moment behind"),
+        Binding("right_square_bracket", "moment(1)", "Next moment"),
         Binding("left_parenthesis", "zoom(1)", "Zoom in"),
         Binding("right_parenthesis", "zoom(-1)", "Zoom out"),
         Binding("enter", "goto", "Go there", show=False),

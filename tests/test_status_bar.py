@@ -1,0 +1,48 @@
+"""The line of keys at the bottom: the console's own, and those of the pane that has the focus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.test_app import Console, drive, own_folder, ready
+
+__all__ = ["drive", "own_folder"]
+
+
+def keys(console: Console) -> str:
+    """The last line, blanks as one."""
+    return " ".join(console.text.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(("width", "more"), [(80, ""), (120, "t owner/type a walk"), (200, "d domain v vCPU f follow")])
+def test_a_pane_tells_its_own_keys(drive: Callable[..., None], width: int, more: str) -> None:
+    """As many as there is room for, behind those that always matter, before help and quit."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("6")
+        await console.until(lambda: "] next part enter open" in keys(console))
+        assert keys(console).startswith("space run s step S back ")
+        assert more in keys(console) and keys(console).endswith("? help q quit")
+        await console.press("1")
+        await console.until(lambda: "enter type p pause R reboot" in keys(console))
+
+    drive(steps, (width, 24))
+
+
+def test_a_key_is_told_of_as_what_it_does_here(drive: Callable[..., None]) -> None:
+    """`t` types into a console, but not in Memory, where it changes the colours."""
+
+    async def steps(console: Console) -> None:
+        await console.until(lambda: "t type" in keys(console))
+        await console.press("6")
+        await console.until(lambda: "t owner/type" in keys(console))
+        assert "t type" not in keys(console)
+        await console.press("3")
+        await console.until(lambda: "f follow" in keys(console) and "t type" in keys(console))
+        assert "/ filter" in keys(console)
+        assert "end follow" not in keys(console)
+
+    drive(steps, (200, 24))
