@@ -178,6 +178,51 @@ def test_the_tree_opens_a_level_at_a_time(machine: Machine) -> None:
     drive(machine, (78, 22), steps)
 
 
+def test_every_vcpu_has_a_tree_of_its_own(machine: Machine) -> None:
+    """The pane follows whoever has the processor: what was open in another's tables is not mixed with these."""
+
+    async def steps(app: PaneApp, pilot: Pilot[None]) -> None:
+        def moment(domain: int) -> str:
+            status = app.engine.status
+            status.current = (domain, 0)
+            for _ in range(3):
+                app.pane.show(app.ask(*app.pane.queries()), status)
+            return app.pane.text()
+
+        await pilot.press("right_square_bracket")
+        moment(2)
+        await pilot.press("right")
+        text = moment(2)
+        assert "page tables of hello32 d2v0" in text and "L3[  3] c0000000" in text
+        text = moment(1)
+        assert "page tables of hello64 d1v0" in text and "▸ L4 of kernel" in text and "L3[  3]" not in text
+        assert "← CR3 now" in text
+        assert "L3[  3] c0000000" in moment(2)
+
+    drive(machine, (78, 22), steps)
+
+
+def test_a_pane_stays_with_one_domain_while_all_run(machine: Machine) -> None:
+    """It follows where an eye can: at a stop, or when the machine runs slowly."""
+
+    async def steps(app: PaneApp, pilot: Pilot[None]) -> None:
+        def at(domain: int, running: bool, speed: int | None = None) -> tuple[int, int] | None:
+            status = app.engine.status
+            status.current, status.running, status.speed = (domain, 0), running, speed
+            app.pane.show(app.ask(*app.pane.queries()), status)
+            return app.pane.current_vcpu()
+
+        assert at(1, False) == (1, 0) and at(2, False) == (2, 0)
+        assert at(1, True) == (2, 0) and at(2, True) == (2, 0) and at(1, True, 1_000_000) == (2, 0)
+        assert at(1, False) == (1, 0) and at(2, True, 100) == (2, 0)
+        gone = app.engine.status
+        gone.running, gone.domains, gone.current = True, gone.domains[:1], (1, 0)
+        app.pane.show({}, gone)
+        assert app.pane.current_vcpu() == (1, 0)
+
+    drive(machine, (78, 22), steps)
+
+
 def test_walk_refusals_and_audit(machine: Machine) -> None:
     table = table_address(machine.domains[1])
     machine.apply(Action("inject", None, (f"flip hello32 pte {table:#x} bit 1",)))

@@ -93,9 +93,10 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         return [Query("events.bitmaps", {"domain": domain}), Query("events.ports", {"domain": domain})]
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
-        domain = self.whose()
+        bits = answers.get("events.bitmaps")
         records = getattr(getattr(self.app, "engine", None), "records", None)
-        if domain is not None:
+        if isinstance(bits, dict):
+            domain = bits["domain"]
             end = getattr(status, "records", 0)
             self._history = port_history(records, end, domain, self.port, max(4, self.content_size.height // 2))
         super().show(answers, status)
@@ -229,6 +230,11 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
+    def _shown(self) -> int | None:
+        """The domain whose bits are seen; when others run by now, it is still what a key means."""
+        bits = self.answer("events.bitmaps")
+        return bits["domain"] if bits else self.whose()
+
     def _ports(self) -> int:
         bits = self.answer("events.bitmaps")
         return bits["ports"] if bits else 1
@@ -260,20 +266,20 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
 
     def action_raise_event(self) -> None:
         """Make the port pending, as its other end would."""
-        self.act("send", self.whose(), self.port)
+        self.act("send", self._shown(), self.port)
 
     def action_mask(self) -> None:
         """Set the port's mask bit."""
-        self.act("mask", self.whose(), self.port)
+        self.act("mask", self._shown(), self.port)
 
     def action_unmask(self) -> None:
         """Clear the port's mask bit, and deliver what waited."""
-        self.act("unmask", self.whose(), self.port)
+        self.act("unmask", self._shown(), self.port)
 
     def action_who_wrote(self) -> None:
         """Go to what made the port pending; whoever runs there, this port stays in view."""
-        self.domain = self.whose()
-        self.post_message(self.WhoWrote(("port", self.whose(), self.port)))
+        self.domain = self._shown()
+        self.post_message(self.WhoWrote(("port", self.domain, self.port)))
 
     def action_goto(self) -> None:
         """Go to the latest thing that happened to the port."""

@@ -69,7 +69,11 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         self.vcpu = 0
         self.address: int | str = "rip"
         self.map = FrameMap()
-        self.tables = PageTableTree()
+        self._trees: dict[tuple[int, int], PageTableTree] = {}
+        """Of each vCPU that was looked at: what is open stays so."""
+        self._asked: tuple[int, int] | None = None
+        self._shown: tuple[int, int] | None = None
+        """(domain, vCPU) that the latest question was about, and the latest answer."""
         self.line = 0
         """The cursor among the steps of the walk, or the refusals."""
         self._top = 0
@@ -83,6 +87,11 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         """(domain, vCPU) that is shown."""
         return self.current_vcpu() if self.domain is None else (self.domain, self.vcpu)
 
+    @property
+    def tables(self) -> PageTableTree:
+        """The page tables of the vCPU that is shown."""
+        return self._trees.setdefault(self._shown or (-1, 0), PageTableTree())
+
     def queries(self) -> list[Query]:
         asked: list[Query] = [Query("memory.audit")] if self._auditing else []
         if PARTS[self.part] == "frames":
@@ -91,12 +100,13 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
             if self.map.due(monotonic()):
                 asked.append(self.map.query())
             return [*asked, Query("memory.frame", {"mfn": self.map.mfn})]
-        who = self.who()
+        self._asked = who = self.who()
         if who is None:
             return asked
         whose = {"domain": who[0], "vcpu": who[1]}
         if PARTS[self.part] == "page tables":
-            return [*asked, Query("memory.roots", whose), *self.tables.queries()]
+            tree = self._trees.setdefault(who, PageTableTree())
+            return [*asked, Query("memory.roots", whose), *tree.queries()]
         if PARTS[self.part] == "walk":
             return [*asked, Query("memory.walk", {**whose, "at": self.address})]
         return asked
@@ -105,6 +115,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         found = answers.get("memory.frame_map")
         if isinstance(found, dict):
             self.map.update(found)
+        self._shown = self._asked
         roots = answers.get("memory.roots")
         if isinstance(roots, list):
             self.tables.update(roots, answers)
@@ -178,7 +189,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         return [fit(line, width), fit(more, width)]
 
     def _whose(self) -> str:
-        who = self.who()
+        who = self._shown
         return f"{dict(self.domains()).get(who[0], '?')} d{who[0]}v{who[1]}" if who else "no domain"
 
     def _draw_tables(self, width: int, rows: int) -> list[Line]:
@@ -303,7 +314,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
             walk = self.answer("memory.walk")
             at = walk["steps"][min(self.line, len(walk["steps"]) - 1)]["at"] if walk and walk["steps"] else None
         if at is not None:
-            self.domain, self.vcpu = self.who() or (self.domain, self.vcpu)  # whoever runs there, it stays in view
+            self.domain, self.vcpu = self._shown or (self.domain, self.vcpu)  # whoever runs there, it stays in view
             self.post_message(self.WhoWrote(("pte", at)))
 
     def action_audit(self) -> None:
@@ -315,7 +326,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         """Another domain."""
         who = self.who()
         self.domain, self.vcpu = self.next_domain(who[0] if who else None, step), 0
-        self._moved()
+        self.touch()
 
     def action_vcpu(self, step: int) -> None:
         """Another vCPU."""
@@ -323,15 +334,11 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         if who is not None:
             counts = {domain.id: domain.vcpus for domain in self.engine_status().domains}
             self.domain, self.vcpu = who[0], (who[1] + step) % max(1, counts.get(who[0], 1))
-            self._moved()
+            self.touch()
 
     def action_follow(self) -> None:
         """Show whoever has the processor."""
         self.domain = None
-        self._moved()
-
-    def _moved(self) -> None:
-        self.tables.reset()
         self.touch()
 
 

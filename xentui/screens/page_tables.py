@@ -21,11 +21,6 @@ class PageTableTree:
         self._top = 0
         self.rows: list[tuple[tuple[int, ...], dict[str, Any]]] = []
 
-    def reset(self) -> None:
-        """Another vCPU: nothing is open."""
-        self.open.clear()
-        self.cursor = self._top = 0
-
     def queries(self) -> list[Query]:
         """A question for each table that is open."""
         return [
@@ -101,8 +96,8 @@ class PageTableTree:
             mark = "▾ " if opened else "▸ "
             now = "  ← CR3 now" if row["current"] else ""
             return fit(
-                [(mark, "label"), (f"{_LEVELS[row['level']]} of {row['name']}", style or "title"),
-                 (f"  {row['frame']}", "dim"), (now, "blue")],
+                [(mark, "label"), (f"{_LEVELS[row['level']]} of {row['name']}", style or "title"), (now, "blue"),
+                 (f"  {row['frame']}", "dim")],
                 width,
             )  # fmt: skip
         leads = not row["leaf"] and row["present"] and not row["xen"]

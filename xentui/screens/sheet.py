@@ -46,6 +46,8 @@ INKS: dict[str, tuple[str, ...]] = {
 }
 """Ink to its style on dark and on light themes; and for the back row, where that is not as on dark ones."""
 DARK, LIGHT, CONTRAST = range(3)
+_READABLE = 10_000
+"""Instructions a second up to which a pane goes along from one domain to the next."""
 
 
 @cache
@@ -131,6 +133,8 @@ class SheetPane(Pane):
         self.status: Any = None
         self._lines: list[Line] = []
         self._spots: list[tuple[Region, Callable[[int, int], None]]] = []
+        self._followed = (-1, 0)
+        """(domain, vCPU) that had the processor when that was last looked at."""
 
     def draw(self, width: int, height: int) -> list[Line]:
         """The pane's lines."""
@@ -235,9 +239,16 @@ class SheetPane(Pane):
         return ids[(ids.index(current) + step) % len(ids)]
 
     def current_vcpu(self) -> tuple[int, int] | None:
-        """(domain, vCPU) that has the processor; the first domain's where none has."""
-        current = getattr(self.engine_status(), "current", None)
-        if current is not None:
-            return int(current[0]), int(current[1])
-        ids = [number for number, _ in self.domains()]
-        return (ids[0], 0) if ids else None
+        """(domain, vCPU) that has the processor; the first domain's where none has.
+
+        While the machine runs too fast for an eye to follow, it is the one that was shown last.
+        """
+        status, ids = self.engine_status(), [number for number, _ in self.domains()]
+        speed = getattr(status, "speed", None)
+        if status and status.running and (speed is None or speed > _READABLE) and self._followed[0] in ids:
+            return self._followed
+        current = getattr(status, "current", None) or ((ids[0], 0) if ids else None)
+        if current is None:
+            return None
+        self._followed = int(current[0]), int(current[1])
+        return self._followed
