@@ -192,8 +192,11 @@ def test_every_vcpu_has_a_tree_of_its_own(machine: Machine) -> None:
         await pilot.press("right_square_bracket")
         moment(2)
         await pilot.press("right")
+        text = moment(1)
+        assert "page tables of hello32 d2v0 ─" in text and "L3[  3] c0000000" in text, "what is opened stays"
+        await pilot.press("f")
         text = moment(2)
-        assert "page tables of hello32 d2v0" in text and "L3[  3] c0000000" in text
+        assert "page tables of hello32 d2v0 · follows" in text and "L3[  3] c0000000" in text
         text = moment(1)
         assert "page tables of hello64 d1v0" in text and "▸ L4 of kernel" in text and "L3[  3]" not in text
         assert "← CR3 now" in text

@@ -190,7 +190,8 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
 
     def _whose(self) -> str:
         who = self._shown
-        return f"{dict(self.domains()).get(who[0], '?')} d{who[0]}v{who[1]}" if who else "no domain"
+        follows = " · follows" if self.domain is None else ""
+        return f"{dict(self.domains()).get(who[0], '?')} d{who[0]}v{who[1]}{follows}" if who else "no domain"
 
     def _draw_tables(self, width: int, rows: int) -> list[Line]:
         if not self.tables.rows:
@@ -203,7 +204,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         walk = self.answer("memory.walk")
         if walk is None:
             return [[(self.failure() or "No domain runs.", "error")]]
-        lines = [heading(f"{self._whose()}: {self.address}", width), [("virtual address ", "label"),
+        lines = [heading(f"{self.address} of {self._whose()}", width), [("virtual address ", "label"),
                  (f"{walk['address']:x}", "strong"), (f"  {walk['symbol']}", "yellow")], []]  # fmt: skip
         for number, step in enumerate(walk["steps"]):
             here = number == min(self.line, len(walk["steps"]) - 1)
@@ -264,7 +265,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
             if dy:
                 self.tables.move(dy)
             elif dx > 0:
-                self.tables.expand()
+                self._expand()
             else:
                 self.tables.collapse()
         else:
@@ -276,10 +277,18 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         if PARTS[self.part] == "frames":
             self.map.zoom(True)
         elif PARTS[self.part] == "page tables":
-            self.tables.expand()
+            self._expand()
         elif PARTS[self.part] == "refusals" and self._refusals:
             self.post_message(self.Goto(record=self._refusals[self.line][0]))
         self.touch()
+
+    def _expand(self) -> None:
+        """Open a table; whoever runs from now on, these tables stay in view."""
+        self._stay()
+        self.tables.expand()
+
+    def _stay(self) -> None:
+        self.domain, self.vcpu = self._shown or (self.domain, self.vcpu)
 
     def action_shut(self) -> None:
         """Zoom out, or close a table."""
@@ -314,8 +323,10 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
             walk = self.answer("memory.walk")
             at = walk["steps"][min(self.line, len(walk["steps"]) - 1)]["at"] if walk and walk["steps"] else None
         if at is not None:
-            self.domain, self.vcpu = self._shown or (self.domain, self.vcpu)  # whoever runs there, it stays in view
+            self._stay()  # whoever runs there, it stays in view
             self.post_message(self.WhoWrote(("pte", at)))
+        else:
+            self.notify("choose an entry of a table (Page tables) or a step (Walk) first", severity="warning")
 
     def action_audit(self) -> None:
         """Recount the frame table from the page tables."""
