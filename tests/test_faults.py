@@ -103,7 +103,7 @@ def test_sentences() -> None:
         ("flip hello32", "flip DOMAIN is followed by one of register, memory, pte, raw-pte"),
         ("flip hello32 regster rax bit 1", "flip DOMAIN is followed by one of register, memory, pte, raw-pte, not"),
         ("flip hello32 register rax bit 64", "BIT is 0 to 63"),
-        ("flip hello32 register eax bit 4", "no register 'eax'; there is rax"),
+        ("flip hello32 register xax bit 4", "no register 'xax'; there is rax"),
         ("steal hello32 5", "'5' is not a time: a number and a unit"),
         ("steal hello32 -5ms", "-5ms is no time to wait"),
         ("crash:hello32", "before the colon stands a time, as in 20ms; this fault is written: crash DOMAIN"),
@@ -307,6 +307,7 @@ def test_flip_a_register_loaded_or_not(machine: Machine, name: str) -> None:
             inject(machine, "flip hello32 register rax bit 32")
         with pytest.raises(FaultError, match="a 32-bit guest has no r9"):
             inject(machine, "flip hello32 register r9 bit 2")
+        assert parse("flip hello32 register edx bit 2", [name]).values["register"] == "rdx"
 
 
 @pytest.mark.parametrize("name", NAMES)

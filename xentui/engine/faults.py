@@ -281,6 +281,8 @@ def value_of(element: str, word: str, domains: Sequence[str]) -> Any:
         if element == "VECTOR" and word.isdigit():
             return _number(element, word, 0, 31)
         given = f"-{word.lstrip('-')}" if element == "ERROR" else word
+        if element == "REGISTER" and word.startswith("e"):
+            given = f"r{word[1:]}"  # as a 32-bit guest calls it
         if element == "ERROR" and given[1:].isdigit():
             return _error_name(int(given[1:]))
         if given not in known:
