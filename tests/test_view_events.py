@@ -174,3 +174,26 @@ def test_what_a_vcpu_says_has_room(machine: Machine, width: int) -> None:
             assert line.rstrip().endswith(f"{bits['vcpus'][0]['callback']:x}")
 
     asyncio.run(run())
+
+
+def test_every_bit_is_seen_in_a_narrow_pane(machine: Machine) -> None:
+    """A word of 64 bits takes two rows there; what a vCPU says, two lines."""
+
+    async def run() -> None:
+        app = PaneApp(machine, EventsPane())
+        async with app.run_test(size=(47, 30)) as pilot:
+            app.update()
+            await pilot.press("d")
+            text = app.update()
+            bits = look(machine, "events.bitmaps", domain=1)
+            assert f"callback {bits['vcpus'][0]['callback']:x}" in text
+            lines = text.splitlines()
+            at = next(number for number, line in enumerate(lines) if line.startswith("word"))
+            assert [line[:7].strip() for line in lines[at + 1 : at + 5]] == ["0", "+32", "1", "+32"]
+            assert not any("…" in line for line in lines[at : at + 5])
+            await pilot.press("down", "down")
+            assert app.pane.port == 65 and "word 1 bit 1" in app.update()  # type: ignore[attr-defined]
+            await pilot.click(offset=(8 + 31, at + 2))
+            assert app.pane.port == 63, "the last bit of word 0"  # type: ignore[attr-defined]
+
+    asyncio.run(run())

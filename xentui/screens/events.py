@@ -40,7 +40,8 @@ Events*. Domains call Xen by **hypercalls**; Xen notifies domains by an asynchro
 the place of device interrupts. Each event is one bit: it says *that* something happened, not how often or what.
 
 * **Pending events** are a bitmask that Xen sets before it calls the guest's *event-callback handler*. The handler
-  clears them. Here the bits lie as in `shared_info`: a row is one word of `evtchn_pending` and of `evtchn_mask`.
+  clears them. Here the bits lie as in `shared_info`: a row is one word of `evtchn_pending` and of `evtchn_mask`,
+  or part of one where the pane is narrow.
 * A **selector** word in each `vcpu_info` says which words are worth a look (▸); `evtchn_upcall_pending` says that the
   selector is. So a guest finds one of thousands of events with two bit scans. A domain that has switched to the newer
   FIFO ABI has queues instead, one a priority, shown at its vCPUs; its bitmaps lie idle.
@@ -73,6 +74,8 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         self.domain: int | None = None
         self.port = 1
         self._top = 0
+        self._row = 64
+        """Bits in a row."""
         self._history: list[PortEvent] = []
         self._seen: tuple[Any, list[Line]] = (None, [])
         """The latest overview, and the bits that it was drawn from."""
@@ -117,14 +120,17 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         ]
         lines += self._vcpus(bits, width)
         lines.append(fit(_LEGEND, width))
-        words = bits["ports"] // bits["width"]
-        left_width = _LABEL + bits["width"] + 4
+        self._row = bits["width"]
+        while self._row > 16 and _LABEL + self._row > width:
+            self._row //= 2
+        words = bits["ports"] // self._row
+        left_width = _LABEL + self._row + 4
         side = width - left_width >= _BESIDE
         left = height - len(lines) - 1
         overview = words // 2 + 1 if side and left > words // 2 + 10 else 0
         rows = max(2, min(words, left - overview if side else left // 3))
         bitmap = [self._ruler(bits), *self._words(bits, ports, rows)]
-        self.spot(_LABEL, len(lines) + 1, bits["width"], rows, self._choose)
+        self.spot(_LABEL, len(lines) + 1, self._row, rows, self._choose)
         if not side:
             return [*lines, *bitmap, *self._details(bits, ports, width)]
         if overview and rows < words:
@@ -145,7 +151,7 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
                 ]  # fmt: skip
                 if length(line) <= width:
                     break
-            lines.append(line)
+            lines += [line] if length(line) <= width else [line[:4], [("       ", ""), *line[5:]]]
             for priority, queued in vcpu["queues"].items():
                 chain = " → ".join(map(str, queued))
                 lines.append([(f"        queue {priority:<2} ", "label"), (chain, "orange")])
@@ -154,22 +160,23 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         return lines
 
     def _ruler(self, bits: dict[str, Any]) -> Line:
-        text = "".join(f"{bit:<8}" for bit in range(0, bits["width"], 8))
-        return [("word    ", "label"), (text[: bits["width"]], "dim")]
+        text = "".join(f"{bit:<8}" for bit in range(0, self._row, 8))
+        return [("word    ", "label"), (text, "dim")]
 
     def _words(self, bits: dict[str, Any], ports: dict[int, Any], rows: int) -> list[Line]:
-        """Rows of the bitmap around the cursor, a word each."""
-        width, words = bits["width"], bits["ports"] // bits["width"]
-        self._top = window(words, rows, self.port // width, self._top)
+        """Rows of the bitmap around the cursor: a word each, or as much of one as there is room for."""
+        each = self._row
+        count = bits["ports"] // each
+        self._top = window(count, rows, self.port // each, self._top)
         selected = 0
         for vcpu in bits["vcpus"]:
             selected |= vcpu["selector"]
         lines: list[Line] = []
-        for word in range(self._top, min(words, self._top + rows)):
-            marked = selected >> word & 1
-            line: Line = [(f"{word:>4}  ", "label"), ("▸ " if marked else "  ", "orange")]
-            for bit in range(width):
-                port = word * width + bit
+        for row in range(self._top, min(count, self._top + rows)):
+            word, first = divmod(row * each, bits["width"])
+            label = f"{word:>4}  " if not first else f"  +{first:<3}"
+            line: Line = [(label, "label"), ("▸ " if selected >> word & 1 else "  ", "orange")]
+            for port in range(row * each, row * each + each):
                 text, style = self._cell(bits, port, ports.get(port))
                 line.append((text, f"{style}+cursor" if port == self.port else style))
             lines.append(_merged(line))
@@ -247,13 +254,13 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
     def _choose(self, bit: int, row: int) -> None:
         bits = self.answer("events.bitmaps")
         if bits:
-            self.port = min(bits["ports"] - 1, (self._top + row) * bits["width"] + bit)
+            self.port = min(bits["ports"] - 1, (self._top + row) * self._row + bit)
 
     def action_word(self, step: int) -> None:
-        """The same bit of another word."""
+        """The bit above or below."""
         bits = self.answer("events.bitmaps")
-        if bits and 0 <= self.port + step * bits["width"] < bits["ports"]:
-            self.port += step * bits["width"]
+        if bits and 0 <= self.port + step * self._row < bits["ports"]:
+            self.port += step * self._row
             self.touch()
 
     def action_next_used(self, step: int) -> None:
