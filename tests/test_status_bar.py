@@ -32,6 +32,17 @@ def test_a_pane_tells_its_own_keys(drive: Callable[..., None], width: int, more:
     drive(steps, (width, 24))
 
 
+def test_where_a_pane_is_typed_into_only_its_keys_hold(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("0", "a")
+        await console.until(lambda: keys(console) == "enter inject tab complete escape back to the list")
+        await console.press("escape")
+        await console.until(lambda: keys(console).startswith("space run"))
+
+    drive(steps, (80, 24))
+
+
 def test_a_key_is_told_of_as_what_it_does_here(drive: Callable[..., None]) -> None:
     """`t` types into a console, but not in Memory, where it changes the colours."""
 

@@ -180,7 +180,7 @@ class XentuiApp(App[None], inherit_bindings=False):
         status = self.feed.status
         if status is not None and status.domains and self.chosen_domain not in {each.name for each in status.domains}:
             self.chosen_domain = status.domains[0].name
-        self.main.bar.update_status(status, self.typing, self.feed.failure, self.main.pane_keys())
+        self.main.bar.update_status(status, self.typing, self.feed.failure, self.main.pane_keys(), self.main.in_a_pane)
 
     async def on_event(self, event: events.Event) -> None:
         """A key of the table is obeyed here and now: the next key may be meant for what it opens."""

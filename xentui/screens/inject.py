@@ -24,8 +24,9 @@ class FaultLine(Input):
     """Where a fault is typed. Tab completes."""
 
     BINDINGS: ClassVar = [
-        Binding("tab", "complete_word", "Complete", show=False),
-        Binding("escape", "leave", "Back", show=False),
+        Binding("enter", "submit", "Inject"),
+        Binding("tab", "complete_word", "Complete"),
+        Binding("escape", "leave", "Back to the list"),
         Binding("down", "leave", "Back", show=False),
     ]
 

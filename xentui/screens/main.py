@@ -139,17 +139,22 @@ class MainScreen(Screen[None], inherit_bindings=False):
 
         Of several keys for the same only the first is told of.
         """
-        pane = self.focused_pane
+        pane, holder = self.focused_pane, self.focused  # what a pane has to type in has keys of its own
         active = self.active_bindings.values() if pane is not None and not self.line.is_open else ()
-        filters = self.app.commands["filter"].keys if hasattr(pane, "filter") else ()
+        filters = self.app.commands["filter"].keys if holder is pane and hasattr(pane, "filter") else ()
         keys = [(key_name(key), "Filter") for key in filters[:1]]
         told = {""}
         for each in active:
-            if each.node is pane:
+            if each.node is holder:
                 words = each.binding.description if each.binding.show else ""
                 keys.append((key_name(each.binding.key), "" if words in told else words))
                 told.add(words)
         return tuple(keys)
+
+    @property
+    def in_a_pane(self) -> bool:
+        """Is something within a pane typed into, so that the table's keys do nothing?"""
+        return self.focused is not None and self.focused is not self.focused_pane and self.focused_pane is not None
 
     def command_for(self, event: events.Key) -> Command | None:
         """What a key of the table asks for, unless the focused pane or the command line has a use for it."""

@@ -54,11 +54,14 @@ class StatusBar(Widget):
         """Why the engine's process is no more."""
         self.own: Hints = ()
         """Keys that the focused pane has for itself, as they are shown."""
+        self.alone = False
+        """Are these all the keys that there are, because the pane is typed into?"""
 
-    def update_status(self, status: Any, typing: str, failure: str, own: Hints = ()) -> None:
+    def update_status(self, status: Any, typing: str, failure: str, own: Hints = (), alone: bool = False) -> None:
         """Take the newest state; drawn again only when something differs."""
-        if (status, typing, failure, own) != (self.status, self.typing, self.failure, self.own):
-            self.status, self.typing, self.failure, self.own = status, typing, failure, own
+        now = (self.status, self.typing, self.failure, self.own, self.alone)
+        if (status, typing, failure, own, alone) != now:
+            self.status, self.typing, self.failure, self.own, self.alone = status, typing, failure, own, alone
             self.refresh()
 
     def render(self) -> Text:
@@ -108,9 +111,10 @@ class StatusBar(Widget):
             return line
         status = self.status
         chosen = _RUNNING if status is None or status.running else _PAUSED if status.live else _PAST
+        chosen, always = ((), ()) if self.alone else (chosen, _ALWAYS)
         taken = {shown for shown, _ in self.own}
         general = [hint for hint in self._named(chosen) if hint[0] not in taken]
-        last = self._named(_ALWAYS)
+        last = self._named(always)
         room = width - sum(map(_size, last))
         own = [(shown, words[:1].lower() + words[1:]) for shown, words in self.own if words]
         first = _fitting(general, room // 2 if own else room)
