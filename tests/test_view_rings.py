@@ -120,6 +120,7 @@ def test_what_waits_is_never_lost_in_the_drawing() -> None:
     assert states(byte_ring(1024, 0), 16) == ["waiting"] * 16
     wrapped = states(byte_ring(1024 + 64, 960), 16)
     assert [cell for cell, state in enumerate(wrapped) if state == "waiting"] == [0, 15]
+    assert circle(byte_ring(512, 0), 40, 17) == [], "no room for names beside it"
     drawn = circle(byte_ring(512, 0), 76, 17)
     text = ["".join(run for run, _ in line) for line in drawn]
     assert len(text) == 17 and all(len(line) == 76 for line in text)
@@ -141,7 +142,7 @@ def test_the_pane(machine: Machine, size: tuple[int, int]) -> None:
             text = app.update()
             assert (
                 "hello32 d2" in text
-                and ("producer + consumer" in text or "prod + cons" in text)
+                and ("producer + consumer" in text or "both " in text)
                 and "Hello from hello32" in text
             )
             await pilot.press("o", "3", "d")
@@ -152,13 +153,80 @@ def test_the_pane(machine: Machine, size: tuple[int, int]) -> None:
             await pilot.press("right_square_bracket")
             app.update()
             text = app.update()
-            assert "request producer 9" in text and "response consumer 2" in text and "taken, not answered yet" in text
+            assert "request producer 9" in text and "response consumer 2" in text and "taken, not answered" in text
             await pilot.press("Z", "backspace", "backspace", "backspace", *"12", "enter")
             await pilot.pause()
             app.update()
-            assert "of 256 slots" in app.update() or "slot 255" in app.update()
+            assert "256 slots of" in app.update()
             (who,) = app.posted
             assert isinstance(who, Pane.WhoWrote) and who.what[0] == "ring" and who.what[1] & 0xFFF in (0xC00, 0xC04)
             assert all(len(line) <= size[0] for line in app.screen_text().splitlines())
+
+    asyncio.run(run())
+
+
+def small_ring(machine: Machine, requests: int, taken: int, answered: int, read: int) -> None:
+    """Slots of 8 bytes: an id and a number."""
+    shared = page(machine, grant_a_ring(machine, machine.domains[0]))
+    shared[64:] = bytes(4096 - 64)
+    for index in range(requests):
+        pack_into("<II", shared, 64 + index % 256 * 8, index + 1, 1000 + index)
+    pack_into("<IIII", shared, 0, requests, taken + 1, answered, read + 1)
+
+
+def test_the_size_of_a_slot_is_guessed(machine: Machine) -> None:
+    small_ring(machine, 399, 399, 399, 399)
+    found = look(machine, "rings.ring", domain=1, name="grant", reference=8)
+    assert found["shape"] == "one ring, four pointers; 256 slots of 8 bytes"
+    shared = page(machine, found["mfn"])
+    pack_into("<I", shared, 0, 2)
+    shared[64 + 16 : 4096] = bytes(4096 - 80)
+    shared[64 + 112 + 31] = 1
+    found = look(machine, "rings.ring", domain=1, name="grant", reference=8)
+    assert found["rings"][0]["entry"] == 112, "a second block request reaches so far"
+
+
+@pytest.mark.parametrize("width", [58, 76, 98, 118, 160])
+@pytest.mark.parametrize("indices", [(399, 399, 399, 399), (399, 399, 399, 250), (510, 508, 508, 300), (450, 300)])
+def test_no_name_beside_a_circle_is_cut(width: int, indices: tuple[int, ...]) -> None:
+    names = ("request producer", "request consumer", "response producer", "response consumer")
+    part = {
+        **byte_ring(indices[0], indices[-1], 256),
+        "pointers": [(name, index, "a") for name, index in zip(names, indices, strict=False)],
+    }
+    text = "\n".join("".join(run for run, _ in line) for line in circle(part, width, 21))
+    if text:
+        assert all(text.count(str(index)) for index in indices)
+        assert text.count("◂") + text.count("▸") == len({index % 256 for index in indices})
+    else:
+        assert width < 76 or len(indices) == 4 and width < 118
+
+
+@pytest.mark.parametrize("indices", [(399, 399, 399, 399), (399, 397, 396, 394), (510, 508, 300, 256)])
+def test_a_granted_ring_in_eighty_columns(machine: Machine, indices: tuple[int, int, int, int]) -> None:
+    """Its four pointers are all told, and its newest slots with their states."""
+    small_ring(machine, *indices)
+
+    async def run() -> None:
+        app = PaneApp(machine, RingsPane())
+        async with app.run_test(size=(80, 22)) as pilot:
+            app.update()
+            await pilot.press("d")
+            app.update()
+            await pilot.press("left_square_bracket")
+            app.update()
+            text = app.update()
+            lines = text.splitlines()
+            assert not any("…" in line for line in lines[:8]), text
+            drawing, pointers = lines[2:4]
+            assert drawing.startswith("grant 8  ▕") and len(drawing) == 80
+            for name, index in zip(("req_prod", "req_cons", "rsp_prod", "rsp_cons"), indices, strict=True):
+                assert (name in pointers or "all four" in pointers) and str(index) in pointers
+            for index in indices:
+                assert f" {index} (" in text
+            newest = lines[-1]
+            last = indices[0] - 1
+            assert f"{last}  slot {last % 256:>3}  " in newest and newest.endswith(f"{last + 1} {1000 + last}")
+            assert newest.startswith("●") == (indices[1] < indices[0])
 
     asyncio.run(run())

@@ -23,6 +23,7 @@ class Prompt(ModalScreen[str | None]):
     Prompt { align: center bottom; background: transparent; }
     Prompt > Vertical { height: auto; max-height: 6; background: $panel; padding: 0 1; border-top: solid $primary; }
     Prompt Input { background: $panel; }
+    Prompt Label { width: 1fr; }
     Prompt #error { color: $error; }
     """
 

@@ -8,11 +8,15 @@ from typing import Any
 
 from xentui.screens.sheet import Line, fit, length
 
-_STATES = {"free": ("◦", "dim"), "waiting": ("●", "orange"), "outstanding": ("◐", "blue"), "answered": ("◉", "green")}
+STATES = {"free": ("◦", "dim"), "waiting": ("●", "orange"), "outstanding": ("◐", "blue"), "answered": ("◉", "green")}
 """State of a slot to its character and ink."""
 _STEPS = 1440
 _NARROW = 70
-"""Cells below which a circle's pointers have short names."""
+"""Cells below which a circle's pointers have short names; those of a ring with four always have."""
+_BESIDE = {(2, False): 27, (2, True): 15, (4, True): 40}
+"""Cells that names take on each side of a circle, by how many pointers there are, and whether the names are short."""
+_LEAST = 5.0
+"""Radius of a circle on which anything can be told from anything else."""
 _MASK32 = 0xFFFF_FFFF
 
 
@@ -46,11 +50,20 @@ def states(part: dict[str, Any], cells: int) -> list[str]:
     return found
 
 
-def _labels(part: dict[str, Any]) -> dict[int, str]:
+_SHORT = (("request ", "req_"), ("response ", "rsp_"), ("producer", "prod"), ("consumer", "cons"))
+"""A pointer's name in xen/io/ring.h, where there is no room for the paper's."""
+
+
+def _labels(part: dict[str, Any], short: bool = False) -> dict[int, str]:
     """Slot to what points there."""
     found: dict[int, list[tuple[str, int]]] = {}
     for name, index, _ in part["pointers"]:
+        for words, letters in _SHORT if short else ():
+            name = name.replace(words, letters)
         found.setdefault(index % part["size"], []).append((name, index))
+    all_of_them = {2: "both", 4: "all four"}[len(part["pointers"])] if short else ""
+    if all_of_them and len({index for _, index, _ in part["pointers"]}) == 1:
+        return {slot: f"{all_of_them} {names[0][1]}" for slot, names in found.items()}
     return {slot: " + ".join(name for name, _ in names) + f" {names[0][1]}" for slot, names in found.items()}
 
 
@@ -83,30 +96,41 @@ class _Grid:
 
 
 def circle(part: dict[str, Any], width: int, height: int) -> list[Line]:
-    """The ring as the paper's Figure 2 has it: index 0 at the top, indices grow clockwise."""
+    """The ring as the paper's Figure 2 has it: index 0 at the top, indices grow clockwise. No lines where there is no
+    room for it and its pointers' names."""
     grid = _Grid(width, height)
-    narrow = width < _NARROW
-    radius = min((height - 2) / 2, (width - (30 if narrow else 44)) / 4)
+    pointers = len(part["pointers"])
+    narrow = width < _NARROW or pointers == 4
+    radius = min((height - 2) / 2, (width - 2 * _BESIDE[pointers, narrow]) / 4)
+    if radius < _LEAST:
+        return []
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     places = _places(radius, middle_x, middle_y)
     for place, state in zip(places, states(part, len(places)), strict=True):
-        character, ink = _STATES[state]
+        character, ink = STATES[state]
         grid.write(*place, character, ink)
-    for slot, names in _labels(part).items():
-        if narrow:
-            names = names.replace("producer", "prod").replace("consumer", "cons")
-        share = slot / part["size"]
+    taken: set[tuple[bool, int]] = set()
+    for slot, names in _labels(part, narrow).items():
         x, y = places[slot * len(places) // part["size"]]
         character = grid.cells[y][x][0]
         grid.write(x, y, character if character != "◦" else "○", "strong")
-        if share < 0.5:
-            grid.write(x + 2, y, f"◂ {names}", "label")
+        right = slot / part["size"] < 0.5
+        row = next(near for near in _rows_near(y, height) if (right, near) not in taken)
+        taken.add((right, row))
+        edge = [column for column, line in places if line == row] or [x]
+        if right:
+            grid.write(max(edge) + 2, row, f"◂ {names}", "label")
         else:
-            grid.write(x - 3 - len(names), y, f"{names} ▸", "label")
+            grid.write(min(edge) - 3 - len(names), row, f"{names} ▸", "label")
     title, amount = part["name"], f"{part['waiting']} of {part['size']} {part['unit']}"
     for row, (text, ink) in enumerate(((title, "title"), (amount, "orange" if part["waiting"] else "dim"))):
         grid.write(int(middle_x - len(text) / 2 + 0.5), int(middle_y) + row, text, ink)
     return grid.lines()
+
+
+def _rows_near(row: int, height: int) -> list[int]:
+    """All rows, the nearest first: two names do not go into one."""
+    return sorted(range(height), key=lambda other: abs(other - row))
 
 
 @cache
@@ -130,23 +154,33 @@ def _on_circle(share: float, radius: float, middle_x: float, middle_y: float) ->
 
 def bar(part: dict[str, Any], width: int) -> list[Line]:
     """The ring cut open at index 0: a line of slots, and one with its pointers."""
-    name = f"{part['name']:<9}"
+    name = f"{part['name']:<8} "
     cells = max(8, width - len(name) - 2)
     line: Line = [(name, "title"), ("▕", "dim")]
     for state in states(part, cells):
-        character, ink = _STATES[state]
+        character, ink = STATES[state]
         if line[-1][1] == ink and len(line) > 2:
             line[-1] = (line[-1][0] + character, ink)
         else:
             line.append((character, ink))
     line.append(("▏", "dim"))
-    pointers: Line = []
-    for slot, names in sorted(_labels(part).items()):
+    labels = _labels(part)
+    if sum(len(names) + 3 for names in labels.values()) > width - len(name):
+        labels = _labels(part, True)
+    placed: list[tuple[int, str]] = []
+    for slot, names in sorted(labels.items()):
         column = len(name) + 1 + slot * cells // part["size"]
         text = f"▴ {names}" if column + len(names) + 2 <= width else f"{names} ▴"
         start = column if text.startswith("▴") else column - len(names) - 1
-        start = max(start, length(pointers) + 1)
-        pointers += [(" " * (start - length(pointers)), ""), (text, "label")]
+        end = placed[-1][0] + len(placed[-1][1]) if placed else -1
+        placed.append((max(start, end + 1), text))
+    end = width
+    for place, (start, text) in reversed(list(enumerate(placed))):  # those that went too far come back
+        placed[place] = (max(0, min(start, end - len(text))), text)
+        end = placed[place][0] - 1
+    pointers: Line = []
+    for start, text in placed:
+        pointers += [(" " * max(0, start - length(pointers)), ""), (text, "label")]
     return [fit(line, width), fit(pointers, width)]
 
 
@@ -160,4 +194,5 @@ def legend(parts: list[dict[str, Any]]) -> Line:
         "answered": "answered, not read yet",
         "free": "free",
     }
-    return [(f"{_STATES[state][0]} {words[state]}   ", _STATES[state][1]) for state in shown]
+    gap, yet = ("  ", "") if four else ("   ", " yet")
+    return [(f"{STATES[state][0]} {words[state].replace(' yet', yet)}{gap}", STATES[state][1]) for state in shown]

@@ -9,13 +9,11 @@ from textual.binding import Binding
 from xentui.engine.views import Query
 from xentui.screens.dialogs import Choice
 from xentui.screens.prompt import Prompt
-from xentui.screens.ring_drawing import bar, circle, legend
-from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, wrapped
+from xentui.screens.ring_drawing import STATES, bar, circle, legend
+from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, length, wrapped
 
-_CIRCLE_ROWS, _CIRCLE_CELLS = 13, 56
+_CIRCLE_ROWS = 13
 """The least room for a circle."""
-_BLOCK_REQUEST = 112
-"""Bytes of a slot of a block device's ring for 64-bit guests."""
 
 
 class RingsPane(SheetPane):
@@ -37,6 +35,7 @@ be answered in another order.
 * **console**: one ring of bytes in each direction. **xenstore**: requests and responses as messages.
 * A **granted** page with a split driver's ring has all four pointers on one circle. The consumers are private to each
   side; they are shown as the ring's event thresholds tell them.
+* The page does not tell how big a slot is; it is guessed from what was written to it, and **Z** says otherwise.
 * The guest owns the page and may write nonsense: then the back end leaves the ring alone until it makes sense again.
 
 Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** who moved a pointer · **f** follow
@@ -54,7 +53,8 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         super().__init__(**options)
         self.domain: int | None = None
         self.index = 0
-        self.entry = _BLOCK_REQUEST
+        self.entry = 0
+        """Bytes of a slot of a granted ring; 0: as can be guessed."""
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -95,8 +95,8 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         lines = [fit(tabs, width), fit([(f"machine frame {found['mfn']:#x}: {found['shape']}", "dim")], width)]
         each = width // len(parts)
         rows = min(21, height - 12)
-        if rows >= _CIRCLE_ROWS and each >= _CIRCLE_CELLS:
-            drawn = circle(parts[0], each - 2, rows)
+        drawn = circle(parts[0], each - 2, rows) if rows >= _CIRCLE_ROWS else []
+        if drawn:
             lines += drawn if len(parts) == 1 else beside(drawn, circle(parts[1], each - 2, rows), each)
         else:
             for part in parts:
@@ -107,9 +107,13 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
     def _pointers(self, parts: list[dict[str, Any]], width: int) -> list[Line]:
         lines: list[Line] = []
         for part in parts:
-            line: Line = [(f"{part['name']:<9}", "title")]
+            line: Line = [(f"{part['name']:<8} ", "title")]
             for name, index, who in part["pointers"]:
-                line += [(f"{name} ", "label"), (f"{index}", ""), (f" ({who})  ", "dim")]
+                pointer: Line = [(f"{name} ", "label"), (f"{index}", ""), (f" ({who})  ", "dim")]
+                if length([*line, *pointer]) > width + 2 and len(line) > 1:
+                    lines.append(fit(line, width))
+                    line = [(" " * 9, "")]
+                line += pointer
             if not part["sane"]:
                 line.append(("makes no sense", "error"))
             lines.append(fit(line, width))
@@ -118,7 +122,7 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
     def _contents(self, parts: list[dict[str, Any]], width: int, rows: int) -> list[Line]:
         """The latest of what went through, newest last."""
         if len(parts) == 1:
-            return [heading("slots", width), *_messages(parts[0], width, rows - 1)]
+            return [heading("slots, the newest request last", width), *_messages(parts[0], width, rows - 1)]
         half = (width - 2) // 2
         if width >= 100:
             left = [heading(parts[0]["name"], half), *_messages(parts[0], half, rows - 1)]
@@ -152,15 +156,17 @@ Keys: **[ ]** another ring · **d** another domain · **Z** slot size · **o** w
         """How many bytes a slot of a granted ring has."""
 
         def check(text: str) -> str:
-            return "" if text.isdigit() and 1 <= int(text) <= 4032 else "a number of bytes, 1 to 4032"
+            return "" if text.isdigit() and int(text) <= 4032 else "a number of bytes, 1 to 4032; 0 guesses"
 
         def take(text: str | None) -> None:
             if text:
                 self.entry = int(text)
                 self.touch()
 
-        question = "Bytes of a slot (block 112, block of 32-bit guests 108, net transmit 12, net receive 8)"
-        self.app.push_screen(Prompt(question, str(self.entry), check=check), take)
+        found = self.answer("rings.ring")
+        now = found["rings"][0].get("entry", 0) if found else 0
+        question = "Bytes of a slot: block 112 (32-bit guests 108), net 12 and 8; 0 guesses"
+        self.app.push_screen(Prompt(question, str(self.entry or now), check=check), take)
 
     def action_who_wrote(self) -> None:
         """Go to what moved one of the pointers last."""
@@ -188,10 +194,9 @@ def _messages(part: dict[str, Any], width: int, rows: int) -> list[Line]:
     shown = part["messages"][-rows:]
     if not shown:
         return [[("nothing went through yet", "dim")]]
-    return [
-        fit(
-            [("  " if message["taken"] else "● ", "orange"), (message["text"], "" if message["taken"] else "orange")],
-            width,
-        )
-        for message in shown
-    ]
+    lines: list[Line] = []
+    for message in shown:
+        sign, style = STATES[message.get("state") or ("free" if message["taken"] else "waiting")]
+        sign, style = ("  ", "") if sign == STATES["free"][0] else (f"{sign} ", style)
+        lines.append(fit([(sign, style), (message["text"], style)], width))
+    return lines

@@ -28,6 +28,9 @@ _MASK32 = 0xFFFF_FFFF
 _INDICES = Struct("<II")
 _SRING = Struct("<IIII")
 _SRING_HEADER = 64
+_SLOTS = (8, 12)
+_BLOCK_SLOT = {32: 108, 64: 112}
+"""Bytes of a slot: small ones (network, and the demonstration's), and a block request's by the guest's width."""
 _XS_NAMES = {value: name.removeprefix("XS_") for name, value in vars(xs_wire).items() if name.startswith("XS_")}
 _XS_NAMES.update({0: "CONTROL", 1: "DIRECTORY"})
 _MOST_MESSAGES = 64
@@ -66,12 +69,12 @@ def rings(machine: Machine, domain: int) -> list[dict[str, Any]]:
     return [row for row in listed if row["mfn"] is not None and int(row["mfn"]) >= 0]
 
 
-def ring(machine: Machine, domain: int, name: str = "console", reference: int = 0, entry: int = 112) -> dict[str, Any]:
+def ring(machine: Machine, domain: int, name: str = "console", reference: int = 0, entry: int = 0) -> dict[str, Any]:
     """A page's rings: {name, mfn, rings, messages}.
 
     A ring: {name, size, unit, pointers: [(name, index, who moves it)], places, waiting, data}; `places` are the machine
-    addresses of the pointers, -1 for one that is not in the page. `entry` is the size in bytes of
-    a slot of a granted ring (112: a block request of 64-bit guests).
+    addresses of the pointers, -1 for one that is not in the page. `entry` is the size in bytes of a slot of a granted
+    ring, which the page does not tell; 0: guess it from what was written to it.
     """
     found = domain_of(machine, domain)
     if name in _PAGES:
@@ -151,12 +154,12 @@ def _granted(machine: Machine, domain: Domain, reference: int, entry: int) -> di
     if not 0 <= reference < domain.grants.entries:
         raise ViewError(f"{domain.name} has grant references 0 to {domain.grants.entries - 1}, not {reference}")
     mfn = domain.grants.entry(reference).frame
-    if not 0 <= mfn < machine.hv.frames.count or not 1 <= entry <= 4096 - _SRING_HEADER:
+    if not 0 <= mfn < machine.hv.frames.count or not 0 <= entry <= 4096 - _SRING_HEADER:
         raise ViewError(f"reference {reference} of {domain.name} grants no frame of this machine")
     page = bytes(machine.hv.ram[mfn << 12 : (mfn + 1) << 12])
     request, request_event, response, response_event = _SRING.unpack_from(page)
-    size = 1 << ((4096 - _SRING_HEADER) // entry).bit_length() - 1
-    slots = [page[at : at + entry] for at in range(_SRING_HEADER, _SRING_HEADER + size * entry, entry)]
+    entry = entry or _guessed_slot(page, request, domain.width)
+    size = _slots(entry)
     taken, answered = request_event - 1 & _MASK32, response_event - 1 & _MASK32
     pointers = [
         ("request producer", request, "guest"),
@@ -165,16 +168,43 @@ def _granted(machine: Machine, domain: Domain, reference: int, entry: int) -> di
         ("response consumer", answered, "guest"),
     ]
     part = {
-        "name": f"reference {reference}",
+        "name": f"grant {reference}",
         "size": size,
+        "entry": entry,
         "unit": "slots",
         "pointers": pointers,
         "places": [mfn << 12, -1, (mfn << 12) + 8, -1],
         "waiting": request - taken & _MASK32,
         "sane": max(request - answered & _MASK32, response - answered & _MASK32) <= size,
         "data": b"",
-        "messages": [
-            {"text": f"slot {number}: {slot[:32].hex(' ')}", "taken": True} for number, slot in enumerate(slots)
-        ],
+        "messages": [],
     }
-    return {"domain": domain.id, "name": "grant", "mfn": mfn, "rings": [part], "shape": "one ring, four pointers"}
+    if part["sane"]:
+        for index in range(max(0, request - min(size, _MOST_MESSAGES)), request):
+            at = _SRING_HEADER + index % size * entry
+            state = "waiting" if index >= taken else "outstanding" if index >= response else "answered"
+            state = "free" if index < answered else state
+            text = f"{index:>5}  slot {index % size:>3}  {_slot_text(page[at : at + entry])}"
+            part["messages"].append({"text": text, "taken": state != "waiting", "state": state})
+    shape = f"one ring, four pointers; {size} slots of {entry} bytes"
+    return {"domain": domain.id, "name": "grant", "mfn": mfn, "rings": [part], "shape": shape}
+
+
+def _slots(entry: int) -> int:
+    """How many slots of a size there are: the greatest power of two that fits (xen/io/ring.h, __RING_SIZE)."""
+    return 1 << ((4096 - _SRING_HEADER) // entry).bit_length() - 1
+
+
+def _guessed_slot(page: bytes, requests: int, width: int) -> int:
+    """The least size with which as many requests as were put in reach as far as something was written."""
+    written = len(page.rstrip(b"\0")) - _SRING_HEADER
+    sizes = (*_SLOTS, _BLOCK_SLOT[width])
+    return next((size for size in sizes if min(requests, _slots(size)) * size >= written > 0), sizes[-1])
+
+
+def _slot_text(slot: bytes) -> str:
+    """A slot's bytes; a small one's as numbers, too."""
+    text = slot[:32].hex(" ")
+    if len(slot) > 16 or len(slot) % 4:
+        return text
+    return f"{text}   {' '.join(str(number) for (number,) in Struct('<I').iter_unpack(slot))}"
