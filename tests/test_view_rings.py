@@ -199,7 +199,7 @@ def test_no_name_beside_a_circle_is_cut(width: int, indices: tuple[int, ...]) ->
         assert all(text.count(str(index)) for index in indices)
         assert text.count("◂") + text.count("▸") == len({index % 256 for index in indices})
     else:
-        assert width < 76 or len(indices) == 4 and width < 118
+        assert width < 76 or (len(indices) == 4 and width < 118)
 
 
 @pytest.mark.parametrize("indices", [(399, 399, 399, 399), (399, 397, 396, 394), (510, 508, 300, 256)])
