@@ -53,10 +53,23 @@ def test_every_size_shows_who_and_where(machine: Machine, size: tuple[int, int])
     drive(machine, size, steps)
 
 
+def test_eighty_columns_have_room_for_the_symbols(machine: Machine) -> None:
+    """Of what is on a 64-bit guest's stack, and where it is."""
+
+    async def steps(app: PaneApp, pilot: Pilot[None]) -> None:
+        await pilot.press("d")
+        title, *lines = app.update().splitlines()
+        assert title == "hello64 d1v0  64-bit code, kernel in ring 3 · blocked · registers saved"
+        assert lines[10].startswith("  hypercall sched_op")
+        assert any(" …8000" in line and " console_line+0x" in line for line in lines), app.pane.text()
+
+    drive(machine, (80, 24), steps)
+
+
 def test_another_domain_and_following_again(machine: Machine) -> None:
     async def steps(app: PaneApp, pilot: Pilot[None]) -> None:
         await pilot.press("d")
-        assert "hello64 d1v0  64-bit code, kernel in ring 3" in app.update() and "registers saved" in app.update()
+        assert "hello64 d1v0  64-bit code, kernel in ring 3" in app.update() and "saved" in app.update()
         await pilot.press("f")
         assert "hello32 d2v0" in app.update()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any, ClassVar
 
 from textual.binding import Binding
@@ -11,6 +12,8 @@ from xentui.screens.prompt import Prompt
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, length, wrapped
 
 WIDE = 118
+_SOURCE = 40
+"""Cells for source lines, where there are any."""
 _SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs")
 _SIDES = ("stack", "memory")
 
@@ -142,15 +145,18 @@ vCPU · **f** follow
         if width >= WIDE:
             below = min(12, left // 3)
             blocks = left - below
-            code_width = min(width - digits * 2 - 34, digits + 76)
-            stack = [heading("stack", width - code_width - 2), *self._stack(digits, blocks - 1)]
+            room = _SOURCE if any(row["source"] for row in self.instructions()) else 0
+            code_width = min(width - digits * 2 - 34, digits + 76 + room)
+            side = width - code_width - 2
+            stack = [heading("stack", side), *self._stack(digits, blocks - 1, side)]
             lines += beside([heading("code", code_width), *self._code(blocks - 1, True)], stack, code_width)
             if below > 2:
                 lines += [heading("memory", width, self._where()), *self._memory(digits, below - 1)]
             return lines
         code_width = min(digits + 36, width - digits - 12) if self.side == "stack" else width
         if self.side == "stack":
-            right = [heading("stack", width - code_width - 1), *self._stack(digits, left - 1)]
+            side = width - code_width - 1
+            right = [heading("stack", side), *self._stack(digits, left - 1, side)]
             code = [heading("code", code_width), *self._code(left - 1, False)]
             return lines + beside(code, right, code_width, 1)
         rows = left // 2
@@ -159,16 +165,18 @@ vCPU · **f** follow
 
     def _title(self, now: dict[str, Any], width: int) -> Line:
         privilege = f"{'kernel' if now['kernel'] else 'user'} in ring {now['ring']}"
-        held = "on the processor" if now["loaded"] else "registers saved"
+        held = ("on the processor", "loaded") if now["loaded"] else ("registers saved", "saved")
         follow = " · follows" if self.domain is None else ""
-        line: Line = [
-            (f"{now['name']} d{now['domain']}v{now['vcpu']}", "title"),
-            (f"  {now['mode']}-bit code, ", "dim"),
-            (privilege, "blue" if now["kernel"] else "green"),
-            (f" · {now['runstate']} · {held}{follow}", "dim"),
-        ]
-        if now["symbol"]:
-            line += [("  ", ""), (now["symbol"], "yellow")]
+        for symbol, where in product((now["symbol"], ""), held):
+            line: Line = [
+                (f"{now['name']} d{now['domain']}v{now['vcpu']}", "title"),
+                (f"  {now['mode']}-bit code, ", "dim"),
+                (privilege, "blue" if now["kernel"] else "green"),
+                (f" · {now['runstate']} · {where}{follow}", "dim"),
+                (f"  {symbol}" if symbol else "", "yellow"),
+            ]
+            if length(line) <= width:  # else shorter: the symbol stands above the code, too
+                break
         return fit(line, width)
 
     def _registers(self, now: dict[str, Any], width: int) -> list[Line]:
@@ -258,12 +266,15 @@ vCPU · **f** follow
     def _digits(self) -> int:
         return int(self._now["width"]) // 4 if self._now else 16
 
-    def _stack(self, digits: int, rows: int) -> list[Line]:
+    def _stack(self, digits: int, rows: int, width: int) -> list[Line]:
         lines: list[Line] = []
         for row in (self.answer("cpu.stack") or [])[:rows]:
             line: Line = [(f"{row['address'] & 0xFFFF:04x} ", "dim")]
             if not row["chain"]:
                 line.append(("not mapped", "dim"))
+            elif len(row["chain"]) == 1 and digits + 6 + len(row["end"]) > width > 0 and digits > 8 and row["end"]:
+                low = f"{row['chain'][0]:016x}"[8:]  # what the upper half is, the other words of the stack tell
+                line.append((f"…{low}", ""))
             else:
                 line += _hex(row["chain"][0], digits, False)
                 for value in row["chain"][1:]:
