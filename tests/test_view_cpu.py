@@ -97,6 +97,10 @@ def test_source_lines_where_there_is_dwarf(machine: Machine, tmp_path: Path, mon
     monkeypatch.setattr(symbols, "line", lambda address: Line("src/guest.c", 3) if address == rip else None)
     (line,) = look(machine, "cpu.code", domain=1, before=0, after=1)
     assert line["source"] == ("src/guest.c", 3, "return 0;")
+    moved = "/where/it/was/built/guest.c"
+    monkeypatch.setattr(symbols, "line", lambda address: Line(moved, 2) if address == rip else None)
+    (line,) = look(machine, "cpu.code", domain=1, before=0, after=1)
+    assert line["source"] == (moved, 2, "{")
 
 
 def test_the_stack_is_followed(machine: Machine) -> None:

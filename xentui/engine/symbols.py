@@ -9,6 +9,7 @@ import re
 from bisect import bisect_right
 from functools import cached_property, lru_cache
 from io import BytesIO
+from os.path import join
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,7 +82,9 @@ class Symbols:
         file = ELFFile(BytesIO(bytes(self._elf.data)))
         if file.has_dwarf_info():
             for unit in file.get_dwarf_info().iter_CUs():
-                _read_lines(file.get_dwarf_info().line_program_for_CU(unit), found)
+                folder = unit.get_top_DIE().attributes.get("DW_AT_comp_dir")
+                where = folder.value.decode(errors="replace") if folder is not None else ""
+                _read_lines(file.get_dwarf_info().line_program_for_CU(unit), where, found)
         addresses = sorted(found)
         return addresses, [found[address] for address in addresses]
 
@@ -100,8 +103,8 @@ class Symbols:
         return None
 
 
-def _read_lines(program: Any, found: dict[int, Line | None]) -> None:
-    """Add what one compilation unit's line program says."""
+def _read_lines(program: Any, where: str, found: dict[int, Line | None]) -> None:
+    """Add what one compilation unit's line program says. `where`: the folder in which it was compiled."""
     if program is None:
         return
     header = program.header
@@ -120,9 +123,8 @@ def _read_lines(program: Any, found: dict[int, Line | None]) -> None:
         name = files[index].name.decode(errors="replace")
         folder = files[index].dir_index - base
         folders = header.include_directory
-        if 0 <= folder < len(folders) and not name.startswith("/"):
-            name = f"{folders[folder].decode(errors='replace')}/{name}"
-        found[state.address] = Line(name, state.line)
+        inside = folders[folder].decode(errors="replace") if 0 <= folder < len(folders) else ""
+        found[state.address] = Line(join(where, inside, name), state.line)
 
 
 @lru_cache(maxsize=16)

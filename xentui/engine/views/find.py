@@ -158,8 +158,9 @@ def source_at(domain: Domain, address: int) -> tuple[str, int, str] | None:
 
 @lru_cache(maxsize=4096)
 def _source_line(file: str, number: int, folder: str) -> str:
-    """A line of a source file, looked for where the kernel was built and beside it."""
-    for path in (Path(file), Path(folder, file), Path(folder, Path(file).name)):
+    """A line of a source file, looked for where the kernel was built, and by as much of that path beside it."""
+    parts = Path(file).parts
+    for path in (Path(file), *(Path(folder, *parts[above:]) for above in range(Path(file).is_absolute(), len(parts)))):
         text = linecache.getline(str(path), number)
         if text:
             return text.strip()
