@@ -186,7 +186,7 @@ def test_every_bit_is_seen_in_a_narrow_pane(machine: Machine) -> None:
             await pilot.press("d")
             text = app.update()
             bits = look(machine, "events.bitmaps", domain=1)
-            assert f"callback {bits['vcpus'][0]['callback']:x}" in text
+            assert f"       selector 0 callback {bits['vcpus'][0]['callback']:x}" in text
             lines = text.splitlines()
             at = next(number for number, line in enumerate(lines) if line.startswith("word"))
             assert [line[:7].strip() for line in lines[at + 1 : at + 5]] == ["0", "+32", "1", "+32"]

@@ -151,7 +151,7 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
                 ]  # fmt: skip
                 if length(line) <= width:
                     break
-            lines += [line] if length(line) <= width else [line[:4], [("       ", ""), *line[5:]]]
+            lines += [line] if length(line) <= width else [line[:4], [("      ", ""), *line[4:]]]
             for priority, queued in vcpu["queues"].items():
                 chain = " → ".join(map(str, queued))
                 lines.append([(f"        queue {priority:<2} ", "label"), (chain, "orange")])
