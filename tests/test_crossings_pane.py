@@ -94,6 +94,22 @@ async def test_rings_are_drawn_with_what_crosses_them(size: tuple[int, int]) -> 
 
 
 @piloted
+async def test_where_there_is_little_room_both_domains_are_seen() -> None:
+    """What matters most of each, and a word on the rest."""
+    records = FakeRecords(made(1200))
+    pane = CrossingsPane()
+    async with PaneApp(pane, records).run_test(size=(80, 14)) as pilot:
+        pane.show({}, status(records))
+        await pilot.pause()
+        lines = pane.text().splitlines()
+        assert sum("system calls" in line for line in lines[3:]) == 2 and any("page faults" in line for line in lines)
+        assert not any("upcalls" in line for line in lines)
+        assert lines[-1] == " … more: z gives room, d shows one domain at a time" and len(lines) <= 14
+        await pilot.press("d")
+        assert "hypercalls" in pane.text() and "…" not in pane.text()
+
+
+@piloted
 async def test_what_happens_is_lit_for_a_moment() -> None:
     records = FakeRecords(made(120))
     pane = CrossingsPane()

@@ -133,6 +133,7 @@ Keys: **d D** one domain, or all
         lines += lane.heads(any(way.source == 3 == way.target for each in domains for way in self._counts[each]))
         ways = {domain: sorted(self._counts[domain], key=lambda way: way.order) for domain in domains}
         spaced = len(lines) + sum(2 * len(ways[domain]) + 2 for domain in domains) <= height
+        ways, left_out = _fitting(ways, height - len(lines))
         top = max((max(each.values()) for each in self._counts.values()), default=1)
         for place, domain in enumerate(domains):
             name = shortened(domain_name(domain, self.names), lane.label - 2)
@@ -143,8 +144,8 @@ Keys: **d D** one domain, or all
                     lines.append(lane.empty(0))
             if place < len(domains) - 1 and not spaced:
                 lines.append(lane.empty(0))
-        if len(lines) > height > 0:
-            lines[height - 1 :] = [[(" … d shows one domain at a time", "dim")]]
+        if left_out or len(lines) > height > 0:
+            lines[height - 1 :] = [[(" … more: z gives room, d shows one domain at a time", "dim")]]
         return [fit(line, width) for line in lines]
 
     def _headline(self, domains: list[int], width: int, height: int) -> list[Line]:
@@ -188,6 +189,17 @@ Keys: **d D** one domain, or all
             return 0.0
         (then, before), (now, after) = self._past[0], self._past[-1]
         return max(0.0, (after.get(key, 0) - before.get(key, 0)) / max(now - then, 0.05))
+
+
+def _fitting(ways: dict[int, list[Way]], rows: int) -> tuple[dict[int, list[Way]], bool]:
+    """As many ways of each domain as there are rows for, the same number of each; and are some left out?
+
+    A domain has a line with its name and one behind it, the last of which tells of what is left out.
+    """
+    if sum(len(each) + 2 for each in ways.values()) - 1 <= rows:
+        return ways, False
+    most = max(1, rows // len(ways) - 2)
+    return {domain: each[:most] for domain, each in ways.items()}, True
 
 
 class _Lanes:
