@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _ESCAPES = {"\\n": "\r", "\\t": "\t", "\\e": "\x1b", "\\\\": "\\"}
 
+ALL = "all"
+"""What `focus` says where no domain is meant more than the others."""
 GRACE = 100_000_000
 """Virtual ns after which a record that was to end a run is no longer waited for."""
 
@@ -88,7 +90,7 @@ def _check(doing: Doing, domains: dict[str, int]) -> None:
         if doing.key == "act" and kind not in KINDS:
             raise ValueError(f"there is no action {kind!r}; there is {', '.join(KINDS)}")
         name = "".join(words[:1]) if doing.key == "act" else kind
-        if name not in domains:
+        if name not in domains and (doing.key, name) != ("focus", ALL):
             raise ValueError(_nobody(name, domains))
 
 
@@ -129,6 +131,11 @@ class Tour:
     def step(self) -> Step | None:
         """The step that led here; None at the beginning."""
         return self.steps[self.station - 1] if self.station else None
+
+    def shown_now(self, key: str) -> str:
+        """What a step says of `focus` or `filter` stays until a later one says otherwise; "" before the first."""
+        said = [step.shows[key] for step in self.steps[: self.station] if key in step.shows]
+        return said[-1] if said else ""
 
     @property
     def settled(self) -> bool:

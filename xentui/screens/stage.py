@@ -116,21 +116,21 @@ class Stage(Arrange):
         """A station of the demonstration is reached: show what its step shows."""
         tour = self._tour()
         shows = tour.step.shows if tour.step is not None else {}
-        if "focus" in shows:
-            self.app.chosen_domain = shows["focus"]
+        focus = tour.shown_now("focus")
+        if focus in {domain.name for domain in self.app.feed.status.domains}:
+            self.app.chosen_domain = focus
         self._shown = guide.panes_of(shows.get("show", "")) or ["crossings"]
         self._show_step("guide")
-        self._aim(shows)
-        if "filter" in shows:
-            self._filter_trace(shows["filter"])
+        self._aim(shows, focus)
+        self._filter_trace(tour.shown_now("filter"))
 
-    def _aim(self, shows: dict[str, str]) -> None:
-        """Let the panes show the domain and the part that the step is about."""
+    def _aim(self, shows: dict[str, str], focus: str) -> None:
+        """Let the panes show the domain and the part that the step is about: the same, forwards and backwards."""
         domains = {domain.name: domain.id for domain in self.status.domains} if self.app.feed.status else {}
         for name in self._shown:
             pane: Any = self.grid.pane(name)
-            if isinstance(pane, SheetPane) and "focus" in shows and hasattr(pane, "domain"):
-                pane.domain = domains.get(shows["focus"])
+            if isinstance(pane, SheetPane) and hasattr(pane, "domain"):
+                pane.domain = domains.get(focus)
         for name, part in guide.parts_of(shows.get("show", "")):
             pane = self.grid.pane(name)
             if hasattr(pane, "choose_part"):
