@@ -412,3 +412,18 @@ def test_rows_of_numpy_are_left_as_they_are() -> None:
     before = rows.copy()
     Summary(FakeRecords(rows), Matches(FakeRecords(rows), Expression.parse("iret")), {}).advance(10)
     assert np.array_equal(rows, before)
+
+
+def test_arguments_take_what_the_end_leaves() -> None:
+    """In 80 columns: what a demonstration's sentence is about is not cut for the sake of an empty column."""
+    shape = Shape(width=80, name=6)
+
+    def shown(kind: Kind, number: int, a: int, b: int, c: int, d: int) -> str:
+        record = Record(300_168_485, 0, kind, 0, 1, number, a, b, c, d, 0)
+        made = line(record, 7, None, {1: "demo32", 2: "demo64"}, 32, shape, "  ")
+        assert len(made.text) <= made.cells <= 79
+        return made.text
+
+    assert shown(Kind.EVENT_SEND, 4, 2, 4, 1, 0).endswith("port=4 peer=2 peer_port=4 already_pending=yes")
+    fault = shown(Kind.PAGE_FAULT, 6, 0xC0019000, 0, 0xC00010B4, 0x103)
+    assert "error_code=write|user cr2=0xc0019000" in fault and fault.endswith("3→0→1")

@@ -149,7 +149,7 @@ def line(
     found = words(record, width)
     # names and numbers of the trace are of characters one cell wide; only a domain's name may have others
     room = min(shape.width - len(mark) - len(when) - shape.name - 2, _FACTS + _RESULT)
-    end = f" {found.end:>{_RESULT - 1}}" if len(found.end) < _RESULT else f" {found.end}"
+    end = f" {found.end}" if found.end else ""  # what it leaves of its column, the arguments may take
     name = found.title[: max(0, room - len(end))]
     left = max(0, room - len(end) - len(name))
     arguments = shortened(found.arguments, left)
