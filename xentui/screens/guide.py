@@ -75,13 +75,20 @@ Demonstrations are Markdown files; docs/demonstrations.md says how to write one.
         with VerticalScroll(can_focus=False):
             from textual.widgets import Markdown  # it takes its time to import, and the first screen needs none
 
-            yield Markdown()
+            # with the text at once: as it is mounted, a Markdown shows what it was made with, whatever came meanwhile
+            yield Markdown(self._text())
         yield Static(id="guide-keys")
 
     @property
     def tour(self) -> Tour | None:
         """The demonstration that is being led."""
         return getattr(self.app, "tour", None)
+
+    def _text(self) -> str:
+        """What the station says."""
+        if self.tour is None:
+            return ""
+        return self.tour.step.text if self.tour.step is not None else self.tour.demonstration.introduction
 
     def on_mount(self) -> None:
         """Say what there is to say at once."""
@@ -97,7 +104,7 @@ Demonstrations are Markdown files; docs/demonstrations.md says how to write one.
         flat = self.has_class("-flat")
         away = tour is not None and tour.away
         state = (tour.demonstration.name, tour.station, tour.settled, tour.problem, away, flat) if tour else ()
-        if state == self._shown:
+        if state == self._shown or not self.query("#guide-keys"):  # it is not composed yet, and will be told then
             return
         head, notice, keys = (self.query_one(f"#guide-{part}", Static) for part in ("head", "notice", "keys"))
         if tour is None:
@@ -112,7 +119,7 @@ Demonstrations are Markdown files; docs/demonstrations.md says how to write one.
         notice.update(_inline(told))
         if state[:2] != self._shown[:2]:
             text: Any = self.query_one("Markdown")
-            text.update(step.text if step is not None else tour.demonstration.introduction)
+            text.update(self._text())
             self.query_one(VerticalScroll).scroll_home(animate=False)
         self._shown = state
 

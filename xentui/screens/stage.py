@@ -117,7 +117,8 @@ class Stage(Arrange):
         tour = self._tour()
         shows = tour.step.shows if tour.step is not None else {}
         focus = tour.shown_now("focus")
-        if focus in {domain.name for domain in self.app.feed.status.domains}:
+        status = self.app.feed.status
+        if status is not None and focus in {domain.name for domain in status.domains}:
             self.app.chosen_domain = focus
         self._shown = guide.panes_of(shows.get("show", "")) or ["crossings"]
         self._show_step("guide")
