@@ -75,3 +75,34 @@ def test_a_step_shows_the_same_domain_forwards_and_back(
             assert app.chosen_domain == "hello64" or station not in (2, 3)
 
     drive(steps)
+
+
+def test_the_introduction_is_there_from_the_first_moment(drive: Callable[..., None], tmp_path: Path) -> None:
+    path = tmp_path / "which.md"
+    path.write_text(TEXT.replace("Begin.", "It begins with this."))
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        app: Any = console.app
+        app.tour = Tour(app.engine, demonstration.load(str(path)))
+        app.control.arrive()
+        await console.shows("It begins with this.")
+        await console.pilot.pause(0.3)
+        assert "It begins with this." in console.text
+
+    drive(steps, (80, 24))
+
+
+def test_a_step_may_aim_at_a_port(drive: Callable[..., None], tmp_path: Path) -> None:
+    path = tmp_path / "which.md"
+    path.write_text(TEXT.replace("show: crossings\n- focus: hello64", "show: events:3\n- focus: hello64"))
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        app: Any = console.app
+        app.tour = Tour(app.engine, demonstration.load(str(path)))
+        app.tour.station = 2
+        app.control.arrive()
+        await console.shows("─ port 3 ─")
+
+    drive(steps)

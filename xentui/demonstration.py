@@ -15,6 +15,7 @@ from xentui.config import ConfigError, GuestSpec, resolve_guest, unique_name
 
 FOLDER = Path(__file__).parent / "demos"
 _ITEM = re.compile(r"- ([a-z][a-z-]*): *(.*)$")
+_PORT = re.compile(r"events:\d{1,6}")
 
 HEADER_KEYS = ("guest", "memory", "cpus", "scheduler", "no-validator", "paper")
 """What the title may be followed by; `guest` and `no-validator` may be repeated."""
@@ -215,8 +216,8 @@ class _Reader:
             self.step.doings.append(Doing(key, value, number))
         elif key in SHOW_KEYS:
             for word in value.replace(",", " ").split() if key == "show" else ():
-                if word not in PANES:
-                    raise self._error(number, f"there is no pane {word!r}; there is {', '.join(PANES)}")
+                if word not in PANES and not _PORT.fullmatch(word):
+                    raise self._error(number, f"there is no pane {word!r}; there is {', '.join(PANES)}, events:PORT")
             self.step.shows[key] = value
             self.step.places[key] = number
         else:

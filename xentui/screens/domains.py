@@ -127,12 +127,12 @@ class Domains(RowPane):
     TITLE = "Domains"
     HELP = """
 One line for each **domain**, as `xl top` has it. A domain is a guest with its memory and virtual CPUs; domain 0, which
-controls the others, is not a guest here (section 2.2 of the paper): its work is done by this program.
+controls the others, is not a guest here (section 2.3 of the paper): its work is done by this program.
 
 - *kernel*: a 32-bit kernel runs in ring 1, above its programs in ring 3; a 64-bit one shares ring 3 with them
-  (section 2.1, *CPU*).
-- *hyperc/s*: hypercalls, calls from the guest to Xen (3.2). *traps/s*: exceptions, page faults and system calls that
-  went **through** Xen; *direct/s*: system calls that went from ring 3 to ring 1 **without** it (3.1.2).
+  (section 2.1.2, *CPU*).
+- *hyperc/s*: hypercalls, calls from the guest to Xen (3.1). *traps/s*: exceptions, page faults and system calls that
+  went **through** Xen; *direct/s*: system calls that went from ring 3 to ring 1 **without** it (2.1.2).
 - *events/s*: notifications sent by event channels. Rates are per second of virtual time.
 
 `enter` types into the chosen domain. `p` pauses it or lets it go on, `R` asks it to reboot, `D` to shut down, `K`

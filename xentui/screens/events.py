@@ -104,6 +104,11 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
             self._history = port_history(records, end, domain, self.port, max(4, self.content_size.height // 2))
         super().show(answers, status)
 
+    def choose_part(self, name: str) -> None:
+        """Put the cursor on a port, given by its number."""
+        self.port = min(int(name), self._ports() - 1 if self.answer("events.bitmaps") else int(name))
+        self.refresh()
+
     # --- drawing ----------------------------------------------------------------------------------------------------
 
     def draw(self, width: int, height: int) -> list[Line]:

@@ -43,7 +43,7 @@ by name, and on the right its result, or the protection rings that it crossed (`
 
 * **Hypercalls** are the synchronous calls of a domain to Xen; `-EINVAL` and the like are Xen's own codes.
 * **Exceptions** and **page faults** are bounced to the guest's own handler. A 32-bit guest's system calls take the
-  *fast handler* (section 3.3) and never enter the hypervisor: `direct_trap`.
+  *fast handler* (section 2.1.2) and never enter the hypervisor: `direct_trap`.
 * **Events** are asynchronous: sent, perhaps masked, delivered by an upcall.
 
 `▶` marks *now*; what is faint below it is future that was already recorded.
