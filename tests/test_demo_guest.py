@@ -84,8 +84,11 @@ def test_sensitive_instructions_trap_or_lie(name: str, ring: int) -> None:
     told = running.ask(running.domains[0], "instructions")
     lines = {line.split()[0]: line for line in told.splitlines() if line.startswith("  ")}
     assert f"SILENT: ring {ring}, not 0" in told
+    assert max(map(len, told.splitlines())) < 80, "each line is one on a terminal"
+    *_, last = (line for line in told.splitlines() if "SILENT" in line or "TRAPPED" in line or "EMULATED" in line)
+    assert "SILENT" in last, "what a demonstration tells of is what is seen last"
     assert "SILENT: nothing happened, they are on" in lines["popf"]
-    assert "SILENT: says on, though my events are masked" in lines["pushf"]
+    assert "SILENT: says on; my events are masked" in lines["pushf"]
     assert "TRAPPED" in lines["lidt"]
     assert "EMULATED: fee00900" in lines["rdmsr"]
 

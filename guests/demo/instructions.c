@@ -45,7 +45,7 @@ static unsigned long read_flags(void)
 
 static void row(const char *instruction, const char *meant, const char *happened)
 {
-    print("  %-8s %-27s %s\n", instruction, meant, trapped ? "TRAPPED, and the hypervisor passed it to me" : happened);
+    print("  %-8s %-27s %s\n", instruction, meant, trapped ? "TRAPPED, and was passed on to me" : happened);
 }
 
 static void show_silent(void)
@@ -55,7 +55,7 @@ static void show_silent(void)
     bool masked = events_off();
     TRY("");
     row("pushf", "is the interrupt flag off?",
-        read_flags() & EF_IF ? "SILENT: says on, though my events are masked" : "SILENT: says off");
+        read_flags() & EF_IF ? "SILENT: says on; my events are masked" : "SILENT: says off");
     if (masked)
         events_on();
     TRY("pushf\n and" WORD " $~0x200, " TOP "\n popf");
@@ -101,8 +101,8 @@ void show_instructions(void)
     trap_handler_t before = trap_handler;
     trap_handler = note_trap;
     print("What an unmodified kernel would do, and what comes of it in a guest:\n");
-    show_silent();
     show_trapping();
+    show_silent();                       /* the point of it, last: it is still seen where there are few lines */
     trap_handler = before;
-    print("What traps can be emulated. What is silent cannot be noticed: the guest must be changed.\n");
+    print("What traps can be emulated. What is silent must be changed in the guest.\n");
 }
