@@ -45,7 +45,7 @@ static unsigned long read_flags(void)
 
 static void row(const char *instruction, const char *meant, const char *happened)
 {
-    print("  %-8s %-27s %s\n", instruction, meant, trapped ? "TRAPPED, and was passed on to me" : happened);
+    print("  %-7s %-26s %s\n", instruction, meant, trapped ? "TRAPPED, and was passed on to me" : happened);
 }
 
 static void show_silent(void)
