@@ -244,6 +244,9 @@ def test_walk_refusals_and_audit(machine: Machine) -> None:
         await pilot.press("right_square_bracket")
         text = app.update()
         assert "no guest may map writable" in text and "xen/arch/x86/mm.c" in text and "-EBUSY" in text
+        mfn = machine.domains[1].vcpus[0].guest_table
+        assert f"entry  L1[{table >> 12 & 511}] at machine address 0x" in text, "in few lines, whose frame it is first"
+        assert text.index(f"frame  {mfn:#x}, d2's, type L3") < text.index("old ") < text.index("new ")
         await pilot.press("enter", "u")
         await pilot.pause()
         assert app.posted == [app.posted[0]] and app.posted[0].record == record  # type: ignore[attr-defined]

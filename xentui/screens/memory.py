@@ -222,7 +222,7 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         lines.append([])
         if walk["ok"]:
             lines.append([("✓ machine address ", "green"), (f"{walk['machine_address']:#x}", "strong")])
-            lines += wrapped(f"  {walk['why']}", width, "")
+            lines += [[("  ", ""), *line] for line in wrapped(walk["why"], width - 2, "")]
         else:
             lines += [[("✗ ", "red"), *line] for line in wrapped(walk["why"], width - 2, "")]
         return lines[:rows]
@@ -358,7 +358,14 @@ def _explain(record: Record, width: int) -> list[Line]:
     shown = {field.name: field.text for field in trace_decode.fields(record)}
     lines = [heading("why", width, f"Xen: {shown.pop('xen', '').strip(chr(34))}")]
     lines += wrapped(shown.pop("rule", "").strip('"'), width, "strong")
+    shown.pop("result", "")
+    if all(name in shown for name in ("level", "index", "machine_address")):
+        level, index, at = (shown.pop(name) for name in ("level", "index", "machine_address"))
+        lines.append(fit([("entry  ", "label"), (f"{level}[{index}] at machine address {at}", "")], width))
+    if all(name in shown for name in ("mfn", "owner", "type")):  # whose it is, before what may not be seen any more
+        mfn, owner, kind = (shown.pop(name) for name in ("mfn", "owner", "type"))
+        frame: Line = [("frame  ", "label"), (f"{mfn}, {owner}", "strong"), (f", type {kind}", "")]
+        lines.append(fit(frame, width))
     for name, text in shown.items():
-        if name != "result":
-            lines.append(fit([(f"{name.replace('_', ' '):<16} ", "label"), (text, "")], width))
+        lines.append(fit([(f"{name.replace('_', ' '):<6} ", "label"), (text, "")], width))
     return lines

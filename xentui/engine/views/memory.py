@@ -247,7 +247,7 @@ def walk(machine: Machine, domain: int, vcpu: int = 0, at: int | str = "rip") ->
         nx |= entry & NX
         place = (entry & FRAME_MASK) >> 12
         mine = level == 4 and who.width == 32
-        text = "Xen's own table above the guest's three" if mine else _target(machine, place)
+        text = "Xen's own, above the guest's L3" if mine else _target(machine, place)
         steps.append(
             {
                 "level": level,
