@@ -53,6 +53,18 @@ def test_every_size_shows_who_and_where(machine: Machine, size: tuple[int, int])
     drive(machine, size, steps)
 
 
+def test_a_low_pane_still_shows_the_code(machine: Machine) -> None:
+    """As beside the guide on a terminal of 24 rows."""
+
+    async def steps(app: PaneApp, pilot: Pilot[None]) -> None:
+        await pilot.press("d")
+        lines = app.update().splitlines()
+        assert len(lines) == 12 and "rax" in lines[1]
+        assert any("▶" in line and "pop r11" in line for line in lines) and any("syscall" in line for line in lines)
+
+    drive(machine, (80, 12), steps)
+
+
 def test_eighty_columns_have_room_for_the_symbols(machine: Machine) -> None:
     """Of what is on a 64-bit guest's stack, and where it is."""
 

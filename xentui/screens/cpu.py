@@ -12,6 +12,8 @@ from xentui.screens.prompt import Prompt
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, length, wrapped
 
 WIDE = 118
+_LEAST_CODE = 5
+"""Rows for the code and its heading; where there are fewer, flags and segment registers give way to them."""
 _SOURCE = 40
 """Cells for source lines, where there are any."""
 _SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs")
@@ -138,7 +140,8 @@ vCPU · **f** follow
         now = self.answer("cpu.registers")
         if now is None:
             return wrapped(self.failure() or "No domain runs: there is no virtual CPU to show.", width, "dim")
-        lines = [self._title(now, width), *self._registers(now, width), *self._state(now, width)]
+        lines = [self._title(now, width), *self._registers(now, width)]
+        lines += self._state(now, width)[: max(0, height - len(lines) - _LEAST_CODE)]
         left = height - len(lines)
         digits = now["width"] // 4
         self.spot(0, len(lines) + 1, digits + 36, left, self._choose)
