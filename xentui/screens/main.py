@@ -37,7 +37,7 @@ class MainScreen(Screen[None], inherit_bindings=False):
     MainScreen.-present.-led Caption { height: 1; }
     MainScreen.-present PaneGrid > Pane, MainScreen.-present PaneGrid > Pane:focus,
     MainScreen.-present PaneGrid > Pane:focus-within { border-top: none; }
-    MainScreen.-present.-led PaneGrid > Pane { border-top: heavy $primary; border-title-color: $background; }
+    MainScreen.-present.-led PaneGrid > Pane { border-top: heavy $primary; border-title-color: $primary; }
     MainScreen.-present.-led PaneGrid > #guide { border-top: none; }
     """
     app: XentuiApp
