@@ -401,6 +401,7 @@ def test_commands_are_completed_and_obeyed(drive: Callable[..., None]) -> None:
         assert console.engine.calls[-1][1] == ("send", "hello32", (3,))
         await console.press(":")
         await console.type("memory hello32 32")
+        await console.told("hello32 is asked for 32 MiB")
         assert console.engine.calls[-1][1] == ("balloon", "hello32", (32,))
 
     drive(steps)
@@ -686,8 +687,30 @@ def test_a_crash_is_told_and_the_log_says_why(drive: Callable[..., None]) -> Non
         await console.type("crash")
         await console.told("hello32 has crashed")
         await console.until(lambda: not console.app.typing)
-        await console.press("right")
+        await console.pilot.pause(0.3)
+        assert "> crash" in console.text and console.app.chosen_domain == "hello64", "its last words stay in view"
+        await console.press("right", "right")
         await console.shows("(XEN)")
+        await console.press("right")
+        await console.shows("> crash")
+        await console.pilot.pause(0.3)
+        assert "> crash" in console.text and console.app.chosen_domain == "hello64"
+        await console.press("left", "left")
+        await console.shows("Hello from hello64")
+
+    drive(steps)
+
+
+def test_the_console_goes_along_with_a_reboot(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await console.shows('Type "help".')
+        consoles: Any = console.app.main.grid.pane("consoles")
+        before = consoles.chosen
+        await console.press("t")
+        await console.type("reboot")
+        await console.until(lambda: consoles.chosen not in (before, 2))
+        assert consoles.names[consoles.chosen] == consoles.names[before] == "hello32"
+        await console.shows('Type "help".')
 
     drive(steps)
 

@@ -16,6 +16,8 @@ from xentui.screens.themes import TERMINAL_BACKGROUND, TERMINAL_FOREGROUND
 from xentui.screens.words import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from textual import events
     from textual.selection import Selection
 
@@ -129,6 +131,8 @@ history; the old one stays.
         self._printed: dict[int, int] = {}
         self._seen: dict[int, int] = {}
         self._followed = ""
+        self._alive: set[int] = set()
+        """Numbers of the domains that there were when this was last looked at."""
         self._to_type = ""
         """Into which domain to type as soon as it is known: a pane that was just opened knows none."""
         self._status: Any = None
@@ -149,7 +153,13 @@ history; the old one stays.
         if self.typing and self.chosen not in domains:
             self.end_typing()
         if self.app.chosen_domain != self._followed and not self.typing:
-            self._follow(self.app.chosen_domain)
+            if self._followed and self._followed not in {domain.name for domain in status.domains}:
+                self._followed = (
+                    self.app.chosen_domain
+                )  # a domain has ended: its last words stay
+            else:
+                self._follow(self.app.chosen_domain)
+        self._go_along_with_a_reboot(domains)
         if self.chosen not in self.names:
             self._choose(next(iter(domains), LOG))
         self._feed(self.chosen, status, time.monotonic() + FEED_SECONDS)
@@ -160,6 +170,14 @@ history; the old one stays.
         self._seen[self.chosen] = self._printed.get(self.chosen, 0)
         self._subtitle(status)
         self.repaint()
+
+    def _go_along_with_a_reboot(self, domains: Mapping[int, Any]) -> None:
+        """Where the domain that is seen has just made way to another of its name, see that one."""
+        if self.chosen in self._alive and self.chosen not in domains:
+            again = [number for number in domains if self.names[number] == self.names.get(self.chosen)]
+            if again:
+                self._choose(again[-1])
+        self._alive = set(domains)
 
     def _feed(self, number: int, status: Any, deadline: float) -> None:
         """Let a terminal obey what was printed, until a host time, and answer what it was asked."""
@@ -289,7 +307,7 @@ history; the old one stays.
         numbers = self._tabs()
         number = numbers[(numbers.index(self.chosen) + step) % len(numbers)] if self.chosen in numbers else numbers[0]
         self._choose(number)
-        if number != LOG:
+        if self._status is not None and number in {domain.id for domain in self._status.domains}:
             self.app.chosen_domain = self._followed = self.names[number]
 
     def _tabs(self) -> list[int]:

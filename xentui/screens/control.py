@@ -270,7 +270,9 @@ class Control:
 
     def do_memory(self, argument: str) -> None:
         domain, mib = _words(argument, 2, "DOMAIN MIB")
-        self.act("balloon", self.domain(domain), _number(mib, 1))
+        name, wanted = self.domain(domain), _number(mib, 1)
+        self.act("balloon", name, wanted)
+        self.app.tell(f"{name} is asked for {wanted} MiB: a guest with a balloon driver goes there")
 
     def do_pin(self, argument: str) -> None:
         domain, vcpu, cpus = _words(argument, 3, "DOMAIN VCPU|all CPUS")
