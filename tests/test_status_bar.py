@@ -26,6 +26,9 @@ def test_a_pane_tells_its_own_keys(drive: Callable[..., None], width: int, more:
         await console.until(lambda: "] next part enter open" in keys(console))
         assert keys(console).startswith("space run s step S back ")
         assert more in keys(console) and keys(console).endswith("? help q quit")
+        await console.pilot.resize_terminal(40, 12)
+        await console.until(lambda: keys(console).startswith("space run "))
+        await console.pilot.resize_terminal(width, 24)
         await console.press("1")
         await console.until(lambda: "enter type p pause R reboot" in keys(console))
 

@@ -117,7 +117,7 @@ class StatusBar(Widget):
         last = self._named(always)
         room = width - sum(map(_size, last))
         own = [(shown, words[:1].lower() + words[1:]) for shown, words in self.own if words]
-        first = _fitting(general, room // 2 if own else room)
+        first = _fitting(general, max([room // 2, *map(_size, general[:1])]) if own else room)
         shown = [*first, *_fitting([*own, *general[len(first) :]], room - sum(map(_size, first)))]
         line = Text()
         for name, words in shown:
