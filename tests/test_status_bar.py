@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
+from tests.fakes_console import FakeEngine
 from tests.test_app import Console, drive, own_folder, ready
+from xentui.app import XentuiApp
 
 __all__ = ["drive", "own_folder"]
 
@@ -60,3 +63,25 @@ def test_a_key_is_told_of_as_what_it_does_here(drive: Callable[..., None]) -> No
         assert "end follow" not in keys(console)
 
     drive(steps, (200, 24))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+def test_what_the_user_is_told_is_seen_to_its_end(size: tuple[int, int]) -> None:
+    """However long the text is, none of its lines lies behind the bar."""
+    engine = FakeEngine("hello32")
+
+    async def run() -> None:
+        app = XentuiApp(engine, run=False)
+        async with app.run_test(size=size, notifications=True) as pilot:
+            await pilot.pause(0.2)
+            for length in (20, 36, 37, 40, 42, 56, 71, 83, 106, 111):
+                app.tell(("word " * 40)[: length - 3].strip() + " end")
+                await pilot.pause(0.05)
+                (toast,) = app.screen.query("Toast")
+                assert toast.region.bottom <= size[1] - 2, (length, toast.region)
+                assert "end" in "\n".join(app.screen_text().splitlines()[: size[1] - 2])
+                app.clear_notifications()
+                await pilot.pause(0.05)
+
+    asyncio.run(run())
+    engine.close()

@@ -46,7 +46,7 @@ class XentuiApp(App[None], inherit_bindings=False):
     """The table has the palette's key; Textual wants one of its own."""
     CSS = """
     ToastRack { margin-bottom: 2; }
-    Toast { background: $surface; border-left: thick $primary; padding: 0 1; }
+    Toast { width: 44; max-width: 100%; background: $surface; border-left: thick $primary; padding: 0 1; }
     Toast.-warning { border-left: thick $accent; }
     Toast.-error { border-left: thick $error; }
     """

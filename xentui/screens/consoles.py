@@ -154,9 +154,7 @@ history; the old one stays.
             self.end_typing()
         if self.app.chosen_domain != self._followed and not self.typing:
             if self._followed and self._followed not in {domain.name for domain in status.domains}:
-                self._followed = (
-                    self.app.chosen_domain
-                )  # a domain has ended: its last words stay
+                self._followed = self.app.chosen_domain  # a domain has ended: its last words stay
             else:
                 self._follow(self.app.chosen_domain)
         self._go_along_with_a_reboot(domains)
