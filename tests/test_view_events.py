@@ -133,6 +133,7 @@ def test_fifo_queues_are_shown_in_order(machine: Machine) -> None:
             app.pane.domain = 1  # type: ignore[attr-defined]
             await pilot.pause()
             assert f"queue 7  {first[0]} → {first[1]}" in app.update()
+            assert "▸" not in app.update() and "selector - " in app.update(), "queues take the selector's place"
 
     asyncio.run(run())
 

@@ -11,7 +11,7 @@ from xentui.engine.views import Query
 from xentui.screens.port_history import PortEvent, port_history
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, length, window, wrapped
 
-_BESIDE = 56
+_BESIDE = 42
 """Cells that the details need beside the bitmap."""
 _LABEL = 8
 _CELLS = {
@@ -145,13 +145,14 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
     def _vcpus(self, bits: dict[str, Any], width: int) -> list[Line]:
         """What each vcpu_info says."""
         lines: list[Line] = []
+        fifo = bits["abi"] == "FIFO"
         for vcpu in bits["vcpus"][:4]:
             pending = ("● upcall pending", "orange") if vcpu["pending"] else ("· no upcall pending", "dim")
             mask = ("○ upcalls masked", "blue") if vcpu["mask"] else ("▪ upcalls open", "green")
             for gap, digits in (("  ", bits["width"] // 4), (" ", 0)):  # closer together where there is no room
                 line: Line = [
                     (f"vCPU {vcpu['vcpu']}{gap}", "label"), pending, (gap, ""), mask, (f"{gap}selector ", "label"),
-                    (f"{vcpu['selector']:0{digits}x}", "orange" if vcpu["selector"] else "dim"),
+                    ("-" if fifo else f"{vcpu['selector']:0{digits}x}", "orange" if vcpu["selector"] else "dim"),
                     (f"{gap}callback ", "label"), (f"{vcpu['callback']:x}", "" if vcpu["callback"] else "dim"),
                 ]  # fmt: skip
                 if length(line) <= width:
@@ -174,7 +175,7 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         count = bits["ports"] // each
         self._top = window(count, rows, self.port // each, self._top)
         selected = 0
-        for vcpu in bits["vcpus"]:
+        for vcpu in bits["vcpus"] if bits["abi"] != "FIFO" else ():  # whose guests do not look at it
             selected |= vcpu["selector"]
         lines: list[Line] = []
         for row in range(self._top, min(count, self._top + rows)):
