@@ -20,8 +20,11 @@ from xentui.engine.views.find import translate
 from xentui.engine.views.memory import FREE, XEN
 from xentui.engine.x86.paging import FRAME_MASK, PRESENT
 from xentui.engine.xen.page import DOMID_INVALID, DOMID_XEN, L4
+from xentui.screens import trace_ink
 from xentui.screens.memory import MemoryPane
+from xentui.screens.memory_map import FrameMap
 from xentui.screens.pane import Pane
+from xentui.screens.sheet import DOMAIN_INKS
 
 
 @pytest.fixture
@@ -253,3 +256,17 @@ def test_walk_refusals_and_audit(machine: Machine) -> None:
         assert "audit: the frame table is what the page tables say" in app.update()
 
     drive(machine, (100, 30), steps)
+
+
+def test_a_domain_has_one_colour_everywhere(machine: Machine) -> None:
+    """In the map, in the trace and where rings are crossed; also when a domain before it is gone."""
+    machine.apply(Action("destroy", "hello64"))
+    machine.create(resolve_guest("hello64"))
+    colours = FrameMap()
+    colours.update(look(machine, "memory.frame_map", cells=100))
+    assert colours.answer is not None and colours.answer["domains"] == [2, 3]
+    assert [colours.colour(code) for code in (0, 1)] == ["#e69f00", "#009e73"], "orange, green"
+    assert DOMAIN_INKS[1:3] == ("orange", "green")
+    assert [trace_ink.of_domain(number) for number in (1, 2, 3, 4, 5, 6)] == [
+        getattr(trace_ink, name.upper()) for name in DOMAIN_INKS
+    ]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from textual.binding import Binding
 
 from xentui.screens.crossing_counts import Counts, CrossingCounts, Way
-from xentui.screens.sheet import Line, SheetPane, fit
+from xentui.screens.sheet import DOMAIN_INKS, Line, SheetPane, fit
 from xentui.screens.trace_lines import count as grouped
 from xentui.screens.trace_lines import domain_name
 from xentui.screens.words import count as short
@@ -18,7 +18,6 @@ from xentui.screens.words import shortened
 _SLICE = 0.02
 _GLOW = 0.6
 """Seconds for which a way is lit after the last crossing."""
-_INKS = ("blue", "orange", "green", "purple", "yellow")
 _DIGITS = {
     "0": "█▀█ █ █ ▀▀▀",
     "1": "▀█   █  ▀▀▀",
@@ -137,7 +136,9 @@ Keys: **d D** one domain, or all
         top = max((max(each.values()) for each in self._counts.values()), default=1)
         for place, domain in enumerate(domains):
             name = shortened(domain_name(domain, self.names), lane.label - 2)
-            lines.append([(f" {name}", f"title+{_INKS[(domain - 1) % len(_INKS)]}"), *lane.empty(len(name) + 1)])
+            lines.append(
+                [(f" {name}", f"title+{DOMAIN_INKS[(domain - 1) % len(DOMAIN_INKS)]}"), *lane.empty(len(name) + 1)]
+            )
             for way in ways[domain]:
                 lines.append(self._way(domain, way, lane, top, width))
                 if spaced:

@@ -7,8 +7,8 @@ from typing import Any
 from xentui.engine.views import Query
 from xentui.screens.sheet import Line, fit, length
 
-_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#b0b0b0")
-"""Okabe and Ito's, for domains in the order of their numbers."""
+_COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#9adcf5", "#f0e442")
+"""Okabe and Ito's, of domains 1, 2, 3, …: blue, orange, green, … as everywhere (sheet.DOMAIN_INKS)."""
 _TYPES = {
     "none": "#3a4148",
     "L1": "#009e73",
@@ -104,7 +104,8 @@ class FrameMap:
         names = self.answer["names"] if self.answer else []
         if self.by == "type":
             return _TYPES.get(names[code] if code < len(names) else "", "#3a4148")
-        return _COLOURS[code % len(_COLOURS)]
+        domains = self.answer["domains"] if self.answer else []
+        return _COLOURS[((domains[code] if code < len(domains) else code + 1) - 1) % len(_COLOURS)]
 
     def legend(self, width: int) -> list[Line]:
         """What the colours are, with how many frames."""

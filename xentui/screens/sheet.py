@@ -40,11 +40,14 @@ INKS: dict[str, tuple[str, ...]] = {
     "green": ("#5cc8a0", "#00704f"),
     "purple": ("#cf9fe0", "#7a3d9a"),
     "yellow": ("#f0e442", "#7d6a00"),
+    "sky": ("#9adcf5", "#1f6f8b"),
     "red": ("bold #ff7a45", "bold #b83400"),
     "error": ("bold #ff7a45", "bold #b83400"),
     "now": ("bold #101418 on #6cb6ff", "bold #ffffff on #0060b0"),
 }
 """Ink to its style on dark and on light themes; and for the back row, where that is not as on dark ones."""
+DOMAIN_INKS = ("blue", "orange", "green", "purple", "sky", "yellow")
+"""Of domains 1, 2, 3, …, again from the first after the last; the trace has the same (trace_ink.DOMAINS)."""
 DARK, LIGHT, CONTRAST = range(3)
 _READABLE = 10_000
 """Instructions a second up to which a pane goes along from one domain to the next."""

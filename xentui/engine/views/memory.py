@@ -43,7 +43,7 @@ def frame_map(machine: Machine, cells: int, by: str = "owner", first: int = 0, c
 
     `by` "owner": the code of most of them, a place in `names`, of domains; "type": the most telling of the types that
     guests' frames have, so that a page table is seen among plain memory. FREE and XEN stand for frames that no guest
-    has. `totals`: code to how many frames, of the whole machine.
+    has. `domains`: the numbers of the domains by code. `totals`: code to how many frames, of the whole machine.
     """
     import numpy
 
@@ -73,6 +73,7 @@ def frame_map(machine: Machine, cells: int, by: str = "owner", first: int = 0, c
         "count": len(part),
         "frames": frames.count,
         "names": names,
+        "domains": ids[:250],
         "totals": {code: int(total) for code, total in enumerate(counted) if total},
         "free": frames.free_frames,
     }
