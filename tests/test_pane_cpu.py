@@ -53,6 +53,18 @@ def test_every_size_shows_who_and_where(machine: Machine, size: tuple[int, int])
     drive(machine, size, steps)
 
 
+def test_a_line_of_memory_fits_eighty_columns(machine: Machine) -> None:
+    async def steps(app: PaneApp, pilot: Pilot[None]) -> None:
+        await pilot.press("d", "k")
+        app.update()
+        (line,) = (line for line in app.screen_text().splitlines()[-1:] if line.startswith("…8000"))
+        assert len(line) == 9 + 68, "an address without its upper half, sixteen bytes, and all their characters"
+        text = app.screen_text()
+        assert "─ memory" in text and not any(line.endswith("…") for line in text.partition("─ memory")[2].splitlines())
+
+    drive(machine, (80, 24), steps)
+
+
 def test_a_low_pane_still_shows_the_code(machine: Machine) -> None:
     """As beside the guide on a terminal of 24 rows."""
 

@@ -14,6 +14,8 @@ from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, length, 
 WIDE = 118
 _LEAST_CODE = 5
 """Rows for the code and its heading; where there are fewer, flags and segment registers give way to them."""
+_DUMP = 68
+"""Cells behind the address in a line of memory: sixteen bytes as numbers and as characters."""
 _SOURCE = 40
 """Cells for source lines, where there are any."""
 _SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs")
@@ -154,7 +156,7 @@ vCPU · **f** follow
             stack = [heading("stack", side), *self._stack(digits, blocks - 1, side)]
             lines += beside([heading("code", code_width), *self._code(blocks - 1, True)], stack, code_width)
             if below > 2:
-                lines += [heading("memory", width, self._where()), *self._memory(digits, below - 1)]
+                lines += [heading("memory", width, self._where()), *self._memory(digits, below - 1, width)]
             return lines
         code_width = min(digits + 36, width - digits - 12) if self.side == "stack" else width
         if self.side == "stack":
@@ -164,7 +166,7 @@ vCPU · **f** follow
             return lines + beside(code, right, code_width, 1)
         rows = left // 2
         lines += [heading("code", width), *self._code(left - rows - 1, True)]
-        return [*lines, heading("memory", width, self._where()), *self._memory(digits, rows - 1)]
+        return [*lines, heading("memory", width, self._where()), *self._memory(digits, rows - 1, width)]
 
     def _title(self, now: dict[str, Any], width: int) -> Line:
         privilege = f"{'kernel' if now['kernel'] else 'user'} in ring {now['ring']}"
@@ -296,13 +298,16 @@ vCPU · **f** follow
             return f"{self.dump_at}"
         return f"{self.dump_at} · machine frame {dump['mfn']:#x}"
 
-    def _memory(self, digits: int, rows: int) -> list[Line]:
+    def _memory(self, digits: int, rows: int, width: int) -> list[Line]:
         dump = self.answer("cpu.memory")
         if dump is None:
             return [[(self.failure(), "error")]]
         lines: list[Line] = []
         for address, data in dump["rows"][:rows]:
-            line: Line = [(f"{address:0{digits}x}  ", "dim")]
+            shown = f"{address:0{digits}x}"
+            if len(shown) + _DUMP > width:
+                shown = f"…{shown[-8:]}"
+            line: Line = [(f"{shown}  ", "dim")]
             if data is None:
                 lines.append([*line, ("not mapped", "dim")])
                 continue
@@ -311,8 +316,7 @@ vCPU · **f** follow
                 changed = index < len(old) and old[index] != byte
                 line.append((f"{byte:02x}", "changed" if changed else "" if byte else "dim"))
                 line.append((" " if index % 8 != 7 else "  ", ""))
-            shown = "".join(chr(byte) if 32 <= byte < 127 else "·" for byte in data)
-            lines.append([*line, (shown, "dim")])
+            lines.append([*line, ("".join(chr(byte) if 32 <= byte < 127 else "·" for byte in data), "dim")])
         return lines
 
     # --- keys -------------------------------------------------------------------------------------------------------
