@@ -77,6 +77,13 @@ def test_stops_before_the_instruction(name: str) -> None:
         assert machine.position > position and vcpu.q[RIP] == address
 
 
+def test_a_place_in_the_hypercall_page_is_called_by_its_hypercall(hello: Machine) -> None:
+    hello.breakpoints.add(Breakpoint.parse("break hypercall_page+0x3a0"))
+    assert hello.run(LIMIT) == Stop.BREAKPOINT
+    assert hello.stopped is not None
+    assert "hypercall sched_op (0x" in hello.stopped.text
+
+
 def test_the_instruction_is_the_one_that_stepping_comes_to(hello: Machine) -> None:
     """The position of a hit is that of the boundary before the instruction, found by steps from a bit before."""
     (first, second) = run_into(hello, "break print", 2)

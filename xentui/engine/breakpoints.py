@@ -17,7 +17,6 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from xentui.engine.conditions import BreakpointError, Predicate, Registers, parse_expression, predicate_of
-from xentui.engine.symbols import symbols_of
 from xentui.engine.trace import Kind, Record
 from xentui.engine.trace_decode import decode
 from xentui.engine.views import ViewError, find
@@ -249,8 +248,7 @@ class Breakpoints:
 
     @staticmethod
     def _where(vcpu: Vcpu, address: int) -> str:
-        symbols = symbols_of(vcpu.domain)
-        name = symbols.name(address) if symbols else ""
+        name = find.symbol_at(vcpu.domain, address)
         return f"{name} ({address:#x}) in {vcpu.domain.name}" if name else f"{address:#x} in {vcpu.domain.name}"
 
     # --- memory ------------------------------------------------------------------------------------------------------
