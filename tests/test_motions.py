@@ -338,3 +338,33 @@ def test_who_wrote_memory_a_port_and_an_entry() -> None:
         started.who_wrote(("port", 1, 77))
         started.wait(WAIT)
         assert any("no record" in event.text for event in started.pump() if isinstance(event, msg.Notice))
+
+
+def test_who_changed_a_frames_type_count() -> None:
+    """The demonstration's process touches a page: its kernel maps a frame there, and takes it away in the next round."""
+    with engine("demo32") as started:
+        started.set_warp(True)
+        started.run(Breakpoint.parse("hypercall update_va_mapping")._replace(ignore=9))
+        started.wait(WAIT)
+        rows = started.records.rows(0)
+        calls = np.flatnonzero((rows["kind"] == Kind.HYPERCALL) & (rows["number"] == HYPERCALL_update_va_mapping))
+        entries = [int(rows["b"][call]) for call in calls]
+        mapped = next(at for at in range(len(calls) - 1, -1, -1) if entries[at])
+        mfn = entries[mapped] >> 12 & 0xFFFFF
+
+        def uses() -> int:
+            return int(started.look("memory.frame", mfn=mfn)["type_count"])
+
+        started.step(50)
+        before = started.wait(WAIT)
+        now = uses()
+        started.who_wrote(("frame", mfn))
+        status = started.wait(WAIT)
+        assert not status.live and status.position < before.position and uses() == now
+        assert status.records - 1 in (calls[-1], calls[mapped]), "the call that did it has just been recorded"
+        started.step_back()
+        started.wait(WAIT)
+        assert uses() != now
+        started.who_wrote(("frame", 1 << 40))
+        started.wait(WAIT)
+        assert uses() != now, "of a frame that is not there nothing is found, and nothing breaks"

@@ -138,6 +138,9 @@ def drive(machine: Machine, size: tuple[int, int], steps: Callable[[PaneApp, Pil
 @pytest.mark.parametrize("size", [(78, 22), (118, 38), (198, 58)])
 def test_the_map_and_a_frame_under_the_cursor(machine: Machine, size: tuple[int, int]) -> None:
     async def steps(app: PaneApp, pilot: Pilot[None]) -> None:
+        await pilot.press("o")
+        await pilot.pause()
+        assert app.posted and app.posted.pop().what == ("frame", 0)  # type: ignore[attr-defined]
         text = app.update()
         assert "by owner" in text and "██ hello64 " in text and "owner Xen" in text
         await pilot.press("t", *["right"] * 5, "down")

@@ -21,13 +21,14 @@ from xentui.engine.trace import Kind, Record
 from xentui.engine.trace_decode import decode
 from xentui.engine.views import ViewError, find
 from xentui.engine.x86.watchpoints import Access, Watchpoint, Watchpoints
+from xentui.engine.xen.page import type_name
 
 if TYPE_CHECKING:
     from xentui.engine.expression import Expression
     from xentui.engine.machine import Machine
     from xentui.engine.xen.domain import Domain, Vcpu
 
-ADDRESS, WATCH, RECORD = "address", "watch", "record"
+ADDRESS, WATCH, RECORD, FRAME = "address", "watch", "record", "frame"
 WRITE, READ, ACCESS = "w", "r", "rw"
 MACHINE = "machine:"
 """Before a machine address, for a watchpoint on memory that may not be mapped: `machine:0x1234000`."""
@@ -39,9 +40,10 @@ class Breakpoint(NamedTuple):
     """What to stop at: plain data, to be sent, kept and set again."""
 
     kind: str
-    """`address`, `watch` or `record`."""
+    """`address`, `watch`, `record` or `frame`."""
     what: str
-    """An address as `0xc0001000`, `main` or `main+4`; for `record` one of conditions.RECORDS, or an Expression."""
+    """An address as `0xc0001000`, `main` or `main+4`; for `record` one of conditions.RECORDS, or an Expression; for
+    `frame` the number of a machine frame, whose owner, type or type count is to change."""
     domain: str | None = None
     """The domain's name; None for any (a watchpoint: the one whose registers are loaded)."""
     vcpu: int | None = None
@@ -84,7 +86,7 @@ class Breakpoint(NamedTuple):
 
     def describe(self) -> str:
         """The breakpoint as it is written."""
-        prefix = ""
+        prefix = "frame " if self.kind == FRAME else ""
         if self.kind == ADDRESS:
             prefix = "tbreak " if self.temporary else "break "
         elif self.kind == WATCH:
@@ -130,6 +132,8 @@ class _Set:
         """(address, name of the domain that it is in, or None)."""
         self.watches: dict[Watchpoint, tuple[int, int | None]] = {}
         """To the address that the user knows, and the owner of the frame (None: whose it is does not matter)."""
+        self.use = ""
+        """Of a frame: what it was when that was last looked at."""
 
 
 class Breakpoints:
@@ -148,7 +152,7 @@ class Breakpoints:
 
     def add(self, point: Breakpoint, number: int | None = None) -> int:
         """Set a breakpoint; its number. Raises BreakpointError."""
-        if not self.machine.processor.counts_code and point.kind != RECORD:
+        if not self.machine.processor.counts_code and point.kind not in (RECORD, FRAME):
             raise BreakpointError("in the fast pace only what the trace records can be stopped at")
         new = _Set(self._next if number is None else number, point)
         domains = {domain.name: domain.id for domain in self.machine.domains}
@@ -164,6 +168,8 @@ class Breakpoints:
         elif point.kind == RECORD:
             widths = {domain.id: domain.width for domain in self.machine.domains}
             new.predicate = predicate_of(point.what, domains, widths)
+        elif point.kind == FRAME:
+            new.use = self._use(point)
         else:
             raise BreakpointError(f"there are no breakpoints of kind {point.kind!r}")
         self._points[new.number] = new
@@ -201,7 +207,7 @@ class Breakpoints:
 
     def _listen(self) -> None:
         """Hear the trace's records only while somebody waits for one."""
-        wanted = any(point.predicate is not None or point.watches for point in self._points.values())
+        wanted = any(point.predicate is not None or point.watches or point.use for point in self._points.values())
         self.machine.trace.listen(self._recorded if wanted else None)
 
     # --- addresses ---------------------------------------------------------------------------------------------------
@@ -311,6 +317,24 @@ class Breakpoints:
         what = f"changed from {change}" if access.old != access.new else "was read"
         return self._hit(point, vcpu, f"{address:#x} {what} {who}", access=access, anywhere=True)
 
+    # --- frames ------------------------------------------------------------------------------------------------------
+
+    def _use(self, point: Breakpoint) -> str:
+        """What a frame is used for. Raises BreakpointError where there is none."""
+        frames, mfn = self.machine.hv.frames, int(point.what, 0)
+        if not 0 <= mfn < frames.count:
+            raise BreakpointError(f"machine memory has frames 0 to {frames.count - 1:#x}, not {mfn:#x}")
+        owner, kind = frames.owner[mfn], type_name(frames.type[mfn], frames.flags[mfn])
+        return f"owner {owner} type {kind} used {frames.type_count[mfn]} times"
+
+    def _frame_changed(self, point: _Set, number: int, record: Record) -> bool:
+        """Has the hypervisor changed what a frame is, by this record or before it?"""
+        before, point.use = point.use, self._use(point.point)
+        text = f"frame {point.point.what}: {before}, now {point.use}"
+        return before != point.use and self._hit(
+            point, self.machine.current, text, record=record, number=number, anywhere=True
+        )
+
     # --- records -----------------------------------------------------------------------------------------------------
 
     def _recorded(self, number: int, record: Record) -> None:
@@ -320,6 +344,8 @@ class Breakpoints:
         if record.kind == Kind.DOMAIN_CREATE:
             self._name_domains()
         for point in list(self._points.values()):
+            if point.use:
+                stops = self._frame_changed(point, number, record) or stops
             if point.predicate is None or not point.predicate(record):
                 continue
             domain = machine.hv.domains.get(record.domain)

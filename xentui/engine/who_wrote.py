@@ -30,13 +30,16 @@ def plan(engine: Engine, what: tuple[Any, ...]) -> Plan:
     """The way to what wrote `what`:
 
     ("pte", machine address), ("port", domain, port), ("memory", domain, vCPU, address, size),
-    ("register", domain, vCPU, name), or ("ring", machine address of a ring's pointer).
+    ("register", domain, vCPU, name), ("ring", machine address of a ring's pointer), or ("frame", number of a machine
+    frame, whose owner, type or type count was changed).
     """
     kind, *rest = what
     if kind == "pte":
         return _to_machine(engine, rest[0] & ~7, 8)
     if kind == "ring":
         return _to_machine(engine, rest[0], 4)
+    if kind == "frame":
+        return _to_frame(engine, *rest)
     if kind == "port":
         return _to_record(engine, "event port", partial(_sets_port, *rest))
     if kind == "memory":
@@ -74,6 +77,13 @@ def _to_machine(engine: Engine, address: int, size: int) -> Plan:
     from xentui.engine.breakpoints import MACHINE, WATCH, Breakpoint
 
     return _last_write(engine, Breakpoint(WATCH, f"{MACHINE}{address:#x}", length=size))
+
+
+def _to_frame(engine: Engine, mfn: int) -> Plan:
+    """To where the frame table last said something else of a frame."""
+    from xentui.engine.breakpoints import FRAME, Breakpoint
+
+    return _last_write(engine, Breakpoint(FRAME, f"{mfn:#x}"))
 
 
 def _last_write(engine: Engine, watched: Breakpoint) -> Plan:

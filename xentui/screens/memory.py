@@ -40,7 +40,7 @@ class MemoryPane(SheetPane):
 * **Refusals**: what the validator did not let a guest do, by which rule, and where Xen has it.
 
 Keys: **[ ]** part · **arrows** move · **Enter →** open or zoom in · **Backspace ←** close or zoom out · **t** owner or
-type · **a** walk an address · **o** who wrote the entry · **u** audit the frame table · **d v** domain, vCPU
+type · **a** walk an address · **o** who wrote the entry, or changed the frame's type count · **u** audit the frame table · **d v** domain, vCPU
 """
     BINDINGS: ClassVar = [
         Binding("left_square_bracket", "part(-1)", "Part before", show=False),
@@ -314,8 +314,11 @@ type · **a** walk an address · **o** who wrote the entry · **u** audit the fr
         self.app.push_screen(Prompt("Walk: an address, a register, a symbol, with + and -", ""), walk)
 
     def action_who_wrote(self) -> None:
-        """Go to what wrote the entry under the cursor."""
+        """Go to what wrote the entry under the cursor, or made the frame what it is."""
         at = None
+        if PARTS[self.part] == "frames":
+            self.post_message(self.WhoWrote(("frame", self.map.mfn)))
+            return
         if PARTS[self.part] == "page tables":
             chosen = self.tables.chosen()
             at = chosen.get("at") if chosen else None

@@ -37,7 +37,8 @@ class Pane(Widget, can_focus=True):
     @dataclass
     class WhoWrote(Message):
         """Go to what wrote a value: ("pte", machine address), ("port", domain, port), ("memory", domain, vcpu,
-        address, size), ("register", domain, vcpu, name), ("ring", machine address of a ring's pointer)."""
+        address, size), ("register", domain, vcpu, name), ("ring", machine address of a ring's pointer), ("frame",
+        machine frame, whose type count or owner is meant)."""
 
         what: tuple[Any, ...]
 
