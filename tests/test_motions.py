@@ -341,7 +341,7 @@ def test_who_wrote_memory_a_port_and_an_entry() -> None:
 
 
 def test_who_changed_a_frames_type_count() -> None:
-    """The demonstration's process touches a page: its kernel maps a frame there, and takes it away in the next round."""
+    """The demonstration's process touches a page: its kernel maps a frame there, and takes it away a round later."""
     with engine("demo32") as started:
         started.set_warp(True)
         started.run(Breakpoint.parse("hypercall update_va_mapping")._replace(ignore=9))

@@ -40,7 +40,8 @@ class MemoryPane(SheetPane):
 * **Refusals**: what the validator did not let a guest do, by which rule, and where Xen has it.
 
 Keys: **[ ]** part · **arrows** move · **Enter →** open or zoom in · **Backspace ←** close or zoom out · **t** owner or
-type · **a** walk an address · **o** who wrote the entry, or changed the frame's type count · **u** audit the frame table · **d v** domain, vCPU
+type · **a** walk an address · **o** who wrote the entry, or changed the frame's type count · **u** audit the frame
+table · **d v** domain, vCPU · **f** follow
 """
     BINDINGS: ClassVar = [
         Binding("left_square_bracket", "part(-1)", "Part before", show=False),
