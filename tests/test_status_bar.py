@@ -85,3 +85,17 @@ def test_what_the_user_is_told_is_seen_to_its_end(size: tuple[int, int]) -> None
 
     asyncio.run(run())
     engine.close()
+
+
+def test_a_console_says_that_it_is_scrolled_back_or_in_the_past(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("pageup")
+        await console.shows(" rows back, end returns")
+        await console.press("end")
+        await console.until(lambda: "rows back" not in console.text)
+        assert "as it was then" not in console.text
+        await console.press("S")
+        await console.shows("as it was then")
+
+    drive(steps, (80, 24))

@@ -166,7 +166,6 @@ history; the old one stays.
             if number != self.chosen:  # its guest may ask something, too
                 self._feed(number, status, deadline)
         self._seen[self.chosen] = self._printed.get(self.chosen, 0)
-        self._subtitle(status)
         self.repaint()
 
     def _go_along_with_a_reboot(self, domains: Mapping[int, Any]) -> None:
@@ -214,10 +213,11 @@ history; the old one stays.
         log = self.app.engine.consoles.get(number)
         return b"" if log is None else b"".join(data for _, data in log.upto(status.time))
 
-    def _subtitle(self, status: Any) -> None:
-        subtitle = f" {self.back} rows back, end returns " if self.back else "" if status.live else " as it was then "
-        if self.border_subtitle != subtitle:
-            self.border_subtitle = subtitle
+    def _note(self) -> str:
+        """What is to be known of the rows that are seen."""
+        if self.back:
+            return f"{self.back} rows back, end returns "
+        return "" if self._status is None or self._status.live else "as it was then "
 
     def _follow(self, name: str) -> None:
         """Show the domain that was chosen elsewhere."""
@@ -321,8 +321,6 @@ history; the old one stays.
         if screen is not None:
             most = max(0, len(screen.terminal.history) + screen.terminal.used_rows - self._height)
             self.back = max(0, min(most, self.back - rows))
-            if self._status is not None:
-                self._subtitle(self._status)
             self.repaint()
 
     def action_bottom(self) -> None:
@@ -380,6 +378,10 @@ history; the old one stays.
             kind = "other" if number != self.chosen else "typing" if self.typing else "chosen"
             kind = "new" if text.endswith("•") else kind
             segments += [Segment(text, self.get_component_rich_style(f"tabs--{kind}")), Segment(" ", gap)]
+        note = self._note()
+        if note and cell_len(note) < width:  # it says more than the last of many tabs
+            tabs = Strip(segments).adjust_cell_length(width - cell_len(note), gap)
+            return Strip.join([tabs, Strip([Segment(note, gap)])])
         return Strip(segments).adjust_cell_length(width, gap)
 
     def draw_row(self, y: int, width: int) -> Strip:
