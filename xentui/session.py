@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _ELSEWHERE = ("kernel", "ramdisk", "builtin", "source", "warnings")
 _GUEST_FIELDS = tuple(field.name for field in fields(GuestSpec) if field.name not in _ELSEWHERE)
 """What a header says of a guest as it is."""
+_LATER = frozenset({"cpus"})
+"""Of that, what recordings did not say at first: it is as usual then."""
 
 
 class Images:
@@ -170,7 +172,8 @@ class Guests:
         """A guest as `guest_to_plain` gave it. Raises KeyError, TypeError, RecordingError."""
         kernel = self._file(guest["kernel"], guest["kernel_sha256"])
         ramdisk = self._file(guest["ramdisk"], guest["ramdisk_sha256"]) if guest["ramdisk"] else None
-        return GuestSpec(kernel=kernel, ramdisk=ramdisk, **{field: guest[field] for field in _GUEST_FIELDS})
+        told = {field: guest[field] for field in _GUEST_FIELDS if field in guest or field not in _LATER}
+        return GuestSpec(kernel=kernel, ramdisk=ramdisk, **told)
 
     def _file(self, name: str, digest: str) -> Path:
         from xentui.recording.format import RecordingError
