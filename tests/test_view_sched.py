@@ -191,3 +191,17 @@ def test_actions_refuse_what_the_policy_does_not_have(machine: Machine) -> None:
 
     with pytest.raises(ActionError, match="warp"):
         machine.apply(Action("schedule", "neighbour64", ("warp", 5)))
+
+
+def test_a_low_pane_shows_every_strip_and_says_what_it_hides(machine: Machine) -> None:
+    async def run() -> None:
+        app = PaneApp(machine, SchedulerPane())
+        async with app.run_test(size=(80, 9)):
+            text = app.update()
+            strips = [line for line in text.splitlines() if line.rstrip().endswith("%")]
+            assert len(strips) == 2 and "↑ ↓ 1 more" in text and "what the scheduler goes by" in text
+        async with PaneApp(machine, SchedulerPane()).run_test(size=(80, 6)) as pilot:
+            text = pilot.app.update()  # type: ignore[attr-defined]
+            assert "what the scheduler goes by" not in text
+
+    asyncio.run(run())

@@ -13,11 +13,14 @@ from xentui.engine.views import Query
 from xentui.engine.xen import cpulist
 from xentui.screens.gantt import NOBODY, History, Share
 from xentui.screens.prompt import Prompt
-from xentui.screens.sheet import Line, SheetPane, fit, heading, window, wrapped
+from xentui.screens.sheet import DOMAIN_INKS, Line, SheetPane, fit, heading, window, wrapped
 
 _LABEL, _STATE, _PERCENT = 17, 10, 6
+_AROUND, _LOWEST_TABLE = 4, 3
+"""Lines around the strips, and those of a table with one vCPU."""
+_LEAST = ("mcu_advance", "unwarp_time", "parked", "warp_limit", "active")
+"""Columns that a narrow pane can do without, the least first: `mcu_advance` is the inverse of the weight."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_COLOURS = ("orange", "blue", "green", "purple", "yellow", "red")
 _SHORTEST, _LONGEST = 1_000, 1 << 40
 _ROUND = (1, 2, 5)
 
@@ -113,19 +116,20 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
             fit([(state["policy"], "title"), (f"  {parameters}", "dim"), (follow, "dim")], width),
             heading(f"{time_text(self.span)} from {seconds(max(0, start))}", width, "█ ran  ░ waited  · blocked"),
         ]
-        rows = max(2, min(len(vcpus), (height - 5) // 2))
+        rows = min(len(vcpus), max(2, height - _AROUND - _LOWEST_TABLE))  # who ran comes before what is known
         self._top = window(len(vcpus), rows, self.row, self._top)
         self.spot(_LABEL, len(lines), self._cells(), rows, self._choose)
         for index, vcpu in enumerate(vcpus[self._top : self._top + rows], self._top):
             lines.append(self._strip(vcpu, index, start, end, width))
-        lines.append(self._axis(start, end, width))
+        hidden = len(vcpus) - rows
+        lines.append(self._axis(start, end, width, f"↑ ↓ {hidden} more" if hidden else ""))
         lines.append(self._at_cursor(width))
         return [*lines, *self._table(vcpus, width, height - len(lines))]
 
     def _strip(self, vcpu: dict[str, Any], index: int, start: int, end: int, width: int) -> Line:
         cells = self._cells()
         share = self.history.share(runner(vcpu["domain"], vcpu["vcpu"]), start, end, cells)
-        colour = _COLOURS[(vcpu["domain"] - 1) % len(_COLOURS)]
+        colour = DOMAIN_INKS[(vcpu["domain"] - 1) % len(DOMAIN_INKS)]
         here = index == self.row
         line: Line = [(_label(vcpu), "title" if here else "label")]
         for cell, (text, style) in enumerate(_glyphs(share, colour)):
@@ -137,7 +141,7 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
         line.append((f"{100 * float(share.ran.mean()):4.0f} %", colour))
         return fit(line, width)
 
-    def _axis(self, start: int, end: int, width: int) -> Line:
+    def _axis(self, start: int, end: int, width: int, note: str) -> Line:
         """Times at round places below the strips."""
         cells, span = self._cells(), end - start
         step = _round_step(span * 14 // cells)
@@ -149,7 +153,7 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
             if cell + len(label) <= cells and all(character == " " for character in text[cell : cell + len(label)]):
                 text[cell : cell + len(label)] = label
             at += step
-        return fit([(" " * _LABEL, ""), ("".join(text), "dim")], width)
+        return fit([(f"{note:<{_LABEL}}", "label"), ("".join(text), "dim")], width)
 
     def _at_cursor(self, width: int) -> Line:
         moment = self.moment()
@@ -176,9 +180,16 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
                 name: max(len(name), *(len(_value(name, vcpu["known"].get(name, ""))) for vcpu in vcpus))
                 for name in names
             }
+        for name in _LEAST:  # and without what tells least
+            if _LABEL + _STATE + sum(columns.values()) + len(columns) > width:
+                columns.pop(name, None)
         head: Line = [(f"{'vCPU':<{_LABEL}}{'state':<{_STATE}}", "label")]
         head += [(f"{name:>{size}} ", "label") for name, size in columns.items()]
-        lines = [heading("what the scheduler goes by", width), fit(head, width)]
+        hidden = len(vcpus) - (rows - 2)
+        lines = [
+            heading("what the scheduler goes by", width, f"↑ ↓ {hidden} more" if hidden > 0 else ""),
+            fit(head, width),
+        ]
         top = window(len(vcpus), rows - 2, self.row, 0)
         for index, vcpu in enumerate(vcpus[top : top + rows - 2], top):
             here = "cursor" if index == self.row else ""
