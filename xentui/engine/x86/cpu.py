@@ -77,7 +77,7 @@ class Processor:
     def __init__(self, ram_address: int, ram_size: int, count_code: bool = True) -> None:
         if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux":
             raise uc.UnicornMismatchError("xentui needs an x86-64 Linux host: it relies on that build of Unicorn")
-        exits.leave_out_checks()
+        self._check_flags = exits.flags_of_check()
         handle = ctypes.c_void_p()
         uc.check(uc.uc_open(uc.ARCH_X86, uc.MODE_64, ctypes.byref(handle)), "opening the emulator")
         self.handle = handle.value or 0
@@ -285,7 +285,9 @@ class Processor:
         state.i[OLD_EXCEPTION] = NO_EXCEPTION
         budget[native.BLOCK_SIZE] = 0
         self._early_fetch = _NOWHERE
+        self._check_flags[0] = exits.LEFT_OUT
         error = uc.uc_emu_start(self.handle, state.q[RIP], NO_ADDRESS, 0, 0)
+        self._check_flags[0] = 0
         if self._exits:
             self._exits.mend()
         if self.failure is not None:

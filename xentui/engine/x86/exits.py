@@ -1,8 +1,8 @@
 """How the emulator is made to leave translated code, where its blocks do not ask at their starts whether they should.
 
 QEMU's blocks each begin by looking at a flag. Unicorn's call a function for that, which took a sixth of Linux's boot
-and half of a tight loop's time. So its translator is told that this function has no effect, and leaves the calls out.
-Traps lead out of translated code anyway. What else must:
+and half of a tight loop's time. So while a processor of ours runs, the translator is told that this function has no
+effect, and leaves the calls out. Traps lead out of translated code anyway. What else must:
 
 - Where code is counted, the block hook leaves by a long jump, before the block's first instruction
   (native.BLOCK_HOOK).
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # --- where things lie in Unicorn 2.1.4, x86-64 Linux wheel ------------------------------------------------------
 _HELPER_INFO = 0x1013C60  # from the function to its TCGHelperInfo: {function, name, flags, sizes}
 _HELPER_NAME = b"check_exit_request_x86_64"
-_NO_SIDE_EFFECTS = 4  # TCG_CALL_NO_SIDE_EFFECTS
+LEFT_OUT = 4  # TCG_CALL_NO_SIDE_EFFECTS
 _TCG_CONTEXT = 0x300  # struct uc_struct: TCGContext *
 _CODE_BUFFER, _CODE_SIZE = 0xA0, 0xB8  # TCGContext
 _CLUSTER_INDEX = 0x8194  # CPUState, 32 bits
@@ -40,8 +40,15 @@ _PAGE = 4096
 _READ_WRITE = 3
 
 
-def leave_out_checks() -> None:
-    """Once a process, before anything is translated. Raises UnicornMismatchError if the function is not known."""
+_flags: memoryview | None = None
+
+
+def flags_of_check() -> memoryview:
+    """The word that tells the translator, in `LEFT_OUT`'s terms, what the function does: 0, unless it is to be left
+    out. It is for all emulators of the process. Raises UnicornMismatchError if it is not where it is expected."""
+    global _flags
+    if _flags is not None:
+        return _flags
     function = ctypes.cast(uc.lib.helper_check_exit_request_x86_64, ctypes.c_void_p).value or 0
     place = function + _HELPER_INFO
     info = (ctypes.c_uint64 * 2).from_address(place)
@@ -53,7 +60,8 @@ def leave_out_checks() -> None:
     first = flags & -_PAGE
     if ctypes.CDLL(None).mprotect(ctypes.c_void_p(first), ctypes.c_size_t(_PAGE), _READ_WRITE):
         raise uc.UnicornMismatchError("this host does not let the emulator's tables be written")
-    ctypes.c_uint32.from_address(flags).value |= _NO_SIDE_EFFECTS
+    _flags = memoryview((ctypes.c_uint32 * 1).from_address(flags)).cast("B").cast("I")
+    return _flags
 
 
 class Exits:
