@@ -105,7 +105,7 @@ class TrapHooks:
         failed, fetched_early = processor.failed, processor.fetched_early
         breakpoints, late, stop = processor.breakpoints.addresses, processor.late, processor.stop
 
-        def on_interrupt(_uc: int, vector: int, _data: int) -> None:
+        def on_interrupt(_uc: int, vector: int) -> None:
             try:
                 if i[EXCEPTION_IS_INT]:
                     interrupt(vector)
@@ -121,7 +121,7 @@ class TrapHooks:
             except BaseException as error:
                 failed(error)
 
-        def on_syscall(_uc: int, _data: int) -> None:
+        def on_syscall() -> None:
             try:
                 syscall()
                 if late[0]:
@@ -129,7 +129,7 @@ class TrapHooks:
             except BaseException as error:
                 failed(error)
 
-        def on_invalid(_uc: int, _data: int) -> bool:
+        def on_invalid() -> bool:
             try:
                 invalid()
                 if late[0]:
