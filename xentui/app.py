@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from xentui.gdb.server import GdbServer, Listener
+    from xentui.recording.reader import Recording
+    from xentui.screens.replay import Replay
     from xentui.tour import Tour
 
 _REPORTED = (ValueError, LookupError, OSError)
@@ -67,6 +69,8 @@ class XentuiApp(App[None], inherit_bindings=False):
         self.engine = engine
         self.run_at_start = run and tour is None
         self.tour = tour
+        self.replay: Replay | None = None
+        """The recording that the run is a replay of."""
         self._present = present
         self._gdb_listeners = gdb
         self._gdb: GdbServer | None = None
@@ -89,6 +93,13 @@ class XentuiApp(App[None], inherit_bindings=False):
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Colours of ours that Textual's own themes do not name."""
         return themes.DEFAULTS
+
+    def open_recording(self, recording: Recording) -> None:
+        """The run is a replay: panes show the records of all of it, and marks are kept in it."""
+        from xentui.screens.replay import Replay
+
+        self.replay = Replay(recording, self.engine.setup)
+        self.control.marks.load_from(recording)
 
     # --- start and end -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,35 @@
+"""The recording that is replayed, as records for panes: all of them from the start on, those of the future included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xentui.screens.records import RecordedTrace
+
+if TYPE_CHECKING:
+    from xentui.engine.setup import Setup
+    from xentui.recording.reader import Recording
+
+
+class Replay:
+    """What `--replay` was given: the trace on disk, and where the run that it began as leaves it."""
+
+    def __init__(self, recording: Recording, setup: Setup) -> None:
+        self.trace = RecordedTrace(recording)
+        self._end, self._actions = setup.end_position, len(setup.actions)
+
+    def holds(self, status: Any) -> bool:
+        """Is the present moment one that was recorded? Not on another branch, behind the recording's end, or after
+        something was done at that end. What a kill cut off may lack the last records of its last moment."""
+        if status.branch or status.position > self._end or status.actions > self._actions:
+            return False
+        return not self.trace.problem or status.records <= self.trace.end
+
+
+def records_of(app: Any, status: Any) -> Any:
+    """The records that a pane looks at: the recording's where it holds the present moment, or else the engine's ring's.
+    None where there is no engine."""
+    replay: Replay | None = getattr(app, "replay", None)
+    if replay is not None and replay.holds(status):
+        return replay.trace
+    return getattr(getattr(app, "engine", None), "records", None)
