@@ -19,11 +19,11 @@ class Replay:
         self._end, self._actions = setup.end_position, len(setup.actions)
 
     def holds(self, status: Any) -> bool:
-        """Is the present moment one that was recorded? Not on another branch, behind the recording's end, or after
-        something was done at that end. What a kill cut off may lack the last records of its last moment."""
-        if status.branch or status.position > self._end or status.actions > self._actions:
+        """Has all that has happened been recorded? Not on another branch, nor behind the recording's end once anything
+        has happened or was done there. (Where a kill cut it off, it may lack some records of its last moment.)"""
+        if status.branch or status.actions > self._actions:
             return False
-        return not self.trace.problem or status.records <= self.trace.end
+        return status.records <= self.trace.end or (status.position <= self._end and not self.trace.problem)
 
 
 def records_of(app: Any, status: Any) -> Any:
