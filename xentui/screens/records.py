@@ -7,6 +7,7 @@ records are searched; what was found is kept as record numbers, eight bytes each
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 CHUNK = 65_536
 """Records that a filter looks at in one go: what fits a processor's cache, and a recording's chunk."""
 _KEPT_BYTES = 256 << 20
+_SCREEN, _LOOKS = 256, 1024
+"""Of a recording, the pieces of up to so many records that were looked at last are kept, so many pieces: what a filter
+leaves on a screen may lie in as many blocks as there are lines, and unpacking a block takes some 10 ms."""
 
 
 class Sized(Protocol):
@@ -74,6 +78,7 @@ class RecordedTrace:
         self.end = len(recording)
         """The number of records."""
         self.problem = ""
+        self._looked_at: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
         self._kept: dict[Any, Any] = {}
         self._bytes = 0
         self._ahead: dict[frozenset[int], int] = {}  # up to where it was read ahead
@@ -81,11 +86,18 @@ class RecordedTrace:
     def rows(self, start: int, stop: int | None = None) -> NDArray[Any]:
         """Whole records."""
         stop = self.end if stop is None else min(stop, self.end)
-        try:
-            return self.recording.records(start, stop)
-        except RecordingError as error:
-            self._end_before(start, stop, error)
-            return self.rows(start, stop)
+        found = self._looked_at.pop((start, stop), None)
+        if found is None:
+            try:
+                found = self.recording.records(start, stop)
+            except RecordingError as error:
+                self._end_before(start, stop, error)
+                return self.rows(start, stop)
+        if stop - start <= _SCREEN:
+            self._looked_at[start, stop] = found
+            if len(self._looked_at) > _LOOKS:
+                self._looked_at.popitem(last=False)
+        return found
 
     def columns(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """One field."""
