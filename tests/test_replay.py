@@ -113,6 +113,8 @@ def test_all_of_it_is_there_at_the_start(hello: Path, size: tuple[int, int]) -> 
         last = console.recording.records(total - 1)[0]
         assert console.pane.model.cursor == total - 1 and last["kind"] == Kind.DOMAIN_DESTROY
         assert "domain_destroy" in console.pane.text()
+        source: Any = console.pane.model.source
+        await console.until(lambda: set(source._ahead.values()) == {total})  # while idle, for filters to come
 
     replayed(hello, steps, size)
 

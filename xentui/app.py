@@ -101,6 +101,12 @@ class XentuiApp(App[None], inherit_bindings=False):
         self.replay = Replay(recording, self.engine.setup)
         self.control.marks.load_from(recording)
 
+    def goto_record(self, record: int) -> None:
+        """Move everything to where a trace record has just been written. A recording says when that is, so that the
+        way there need not be gone twice."""
+        time = self.replay.time_of(record, self.feed.status) if self.replay is not None else None
+        self.engine.goto(record=record, **({} if time is None else {"time": time}))
+
     # --- start and end -----------------------------------------------------------------------------------------------
 
     def on_load(self) -> None:
@@ -320,6 +326,10 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def on_pane_goto(self, event: Pane.Goto) -> None:
         """One focus: everything moves to the moment."""
+        record = event.record
+        if record is not None:
+            self.attempt(lambda: self.goto_record(record))
+            return
         given = {key: value for key, value in vars_of(event).items() if value is not None}
         self.attempt(lambda: self.engine.goto(**given))
 

@@ -25,6 +25,13 @@ class Replay:
             return False
         return status.records <= self.trace.end or (status.position <= self._end and not self.trace.problem)
 
+    def time_of(self, record: int, status: Any) -> int | None:
+        """The virtual time of a record of the history that the present moment is part of; None if it has none such."""
+        if not self.holds(status) or not 0 <= record < self.trace.end:
+            return None
+        rows = self.trace.rows(record, record + 1)
+        return int(rows["time"][0]) if len(rows) else None
+
 
 def records_of(app: Any, status: Any) -> Any:
     """The records that a pane looks at: the recording's where it holds the present moment, or else the engine's ring's.

@@ -189,7 +189,7 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
     def action_goto(self) -> None:
         """Move everything to the moment of the selected record."""
         if self.model.list is not None and len(self.model.list):
-            self.post_message(self.Goto(record=self.model.cursor, time=self.model.recorded_time))
+            self.post_message(self.Goto(record=self.model.cursor))
 
     def action_follow(self) -> None:
         """Keep the newest record in view, or no longer."""

@@ -93,14 +93,6 @@ class TraceModel:
         return isinstance(self.source, RecordedTrace)
 
     @property
-    def recorded_time(self) -> int | None:
-        """The virtual time of the selected record if a recording says it: the way there need not find it out."""
-        source = self.source
-        if not isinstance(source, RecordedTrace) or not 0 <= self.cursor < source.end:
-            return None
-        return int(source.columns("time", self.cursor, self.cursor + 1)[0])
-
-    @property
     def last_shown(self) -> int:
         """The number of the last record of the list that has happened; -1: none has."""
         place = self.list.place(self.now) if self.list is not None else 0
