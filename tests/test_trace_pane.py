@@ -113,6 +113,41 @@ async def test_what_lies_ahead_is_shown_behind_now_and_enter_goes_there() -> Non
 
 
 @piloted
+async def test_under_a_filter_now_is_behind_the_last_that_happened() -> None:
+    records = FakeRecords(made(100))
+    async with shown(records, now=50) as (pane, pilot):
+        pane.filter("domain_create or page_fault")  # 0, 7, 19, 31, 43, 55, …
+        await settled(pane, pilot)
+        (now,) = [line for line in body(pane) if "▷" in line]
+        assert "0.000 043 000" in now and "▶" not in pane.text()
+        pane.show({}, status(records, now=60))
+        pane.show({}, status(records, now=52))  # gone to, so that what is selected is behind the last shown
+        await settled(pane, pilot)
+        assert pane.model.cursor == 43
+        await pilot.press("down", "enter")
+        assert [wish.record for wish in pilot.app.gone_to] == [55]
+        pane.show({}, status(records, now=56))
+        await settled(pane, pilot)
+        assert "0.000 055 000" in next(line for line in body(pane) if "▶" in line)
+
+
+@piloted
+async def test_what_runs_on_from_the_past_is_followed() -> None:
+    records = FakeRecords(made(5000))
+    async with shown(records) as (pane, pilot):
+        pane.show({}, status(records, now=1000))
+        await settled(pane, pilot)
+        assert not pane.model.follow
+        pane.show({}, status(records, now=1100, running=True))
+        await settled(pane, pilot)
+        assert pane.model.follow and "▶" in pane.text()
+        await pilot.press("up")
+        pane.show({}, status(records, now=2000, running=True))
+        await settled(pane, pilot)
+        assert "0.001 098 000" in pane.text(), "who looks at something is let alone"
+
+
+@piloted
 async def test_a_moment_chosen_elsewhere_is_shown() -> None:
     records = FakeRecords(made(5000))
     async with shown(records) as (pane, pilot):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from xentui.gdb.server import GdbServer, Listener
+    from xentui.recording.reader import Recording
+    from xentui.screens.replay import Replay
     from xentui.tour import Tour
 
 _REPORTED = (ValueError, LookupError, OSError)
@@ -67,6 +69,8 @@ class XentuiApp(App[None], inherit_bindings=False):
         self.engine = engine
         self.run_at_start = run and tour is None
         self.tour = tour
+        self.replay: Replay | None = None
+        """The recording that the run is a replay of."""
         self._present = present
         self._gdb_listeners = gdb
         self._gdb: GdbServer | None = None
@@ -89,6 +93,19 @@ class XentuiApp(App[None], inherit_bindings=False):
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Colours of ours that Textual's own themes do not name."""
         return themes.DEFAULTS
+
+    def open_recording(self, recording: Recording) -> None:
+        """The run is a replay: panes show the records of all of it, and marks are kept in it."""
+        from xentui.screens.replay import Replay
+
+        self.replay = Replay(recording, self.engine.setup)
+        self.control.marks.load_from(recording)
+
+    def goto_record(self, record: int) -> None:
+        """Move everything to where a trace record has just been written. A recording says when that is, so that the
+        way there need not be gone twice."""
+        time = self.replay.time_of(record, self.feed.status) if self.replay is not None else None
+        self.engine.goto(record=record, **({} if time is None else {"time": time}))
 
     # --- start and end -----------------------------------------------------------------------------------------------
 
@@ -309,6 +326,10 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def on_pane_goto(self, event: Pane.Goto) -> None:
         """One focus: everything moves to the moment."""
+        record = event.record
+        if record is not None:
+            self.attempt(lambda: self.goto_record(record))
+            return
         given = {key: value for key, value in vars_of(event).items() if value is not None}
         self.attempt(lambda: self.engine.goto(**given))
 

@@ -379,8 +379,11 @@ def _serve(options: argparse.Namespace, arguments: list[str]) -> int:
 
     if options.gdb:
         raise UsageError("--gdb and --serve exclude each other: every page has guests of its own")
-    if options.replay is not None and replayed(options.replay) is None:
-        return EXIT_USAGE
+    if options.replay is not None:
+        opened = replayed(options.replay)
+        if opened is None:
+            return EXIT_USAGE
+        opened[0].close()
     if options.demo is not None:
         checked_demonstration(options.demo)
     elif options.replay is None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from xentui.demonstration import Demonstration
     from xentui.engine.messages import Setup
     from xentui.gdb.server import Listener
+    from xentui.recording.reader import Recording
 
 
 PAGE_DRIVER = "xentui.page_driver:PageDriver"
@@ -69,19 +70,28 @@ def checked_demonstration(name: str) -> Demonstration:
 
 def replay(path: str) -> int:
     """The console on a recording, paused at its start; the exit status."""
-    setup = replayed(path)
-    return EXIT_USAGE if setup is None else _show(setup, run=False, recording=path)
+    opened = replayed(path)
+    if opened is None:
+        return EXIT_USAGE
+    recording, setup = opened
+    with recording:
+        return _show(setup, run=False, recording=recording)
 
 
-def replayed(path: str) -> Setup | None:
-    """The run that a recording holds; None, and it is said why, where it cannot be run again."""
+def replayed(path: str) -> tuple[Recording, Setup] | None:
+    """A recording, open, and the run that it holds; None, and it is said why, where it cannot be run again."""
     from xentui.recording.format import RecordingError
-    from xentui.session import setup_from_recording
+    from xentui.recording.reader import Recording
+    from xentui.session import setup_of
 
+    recording = None
     try:
-        return setup_from_recording(path)
+        recording = Recording(path)
+        return recording, setup_of(recording)
     except RecordingError as error:
         print(f"xentui: {error}", file=sys.stderr)
+        if recording is not None:
+            recording.close()
         return None
 
 
@@ -106,13 +116,13 @@ def serve(arguments: Sequence[str], port: int) -> int:
 def _show(
     setup: Setup,
     run: bool,
-    recording: str | None = None,
+    recording: Recording | None = None,
     told: Demonstration | None = None,
     gdb: Sequence[Listener] = (),
     present: bool = False,
 ) -> int:
-    """Start the engine and the console on it. `run`: the guests go at once; `recording`: where its marks are kept;
-    `told`: the demonstration to show."""
+    """Start the engine and the console on it. `run`: the guests go at once; `recording`: what is
+    replayed, where its marks are kept; `told`: the demonstration to show."""
     problem = problem_with_terminal()
     if problem:
         print(f"xentui: {problem}", file=sys.stderr)
@@ -131,7 +141,7 @@ def _show(
             tour = Tour(engine, told)
         app = XentuiApp(engine, run=run, tour=tour, gdb=gdb, present=present)
         if recording is not None:
-            app.control.marks.load(recording)
+            app.open_recording(recording)
         app.run()
     if engine.failure is not None:
         print(f"xentui: {engine.failure.text}", file=sys.stderr)

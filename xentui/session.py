@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xentui.engine.messages import Acted
     from xentui.engine.reports import Reporter
     from xentui.engine.xen.domain import Domain
+    from xentui.recording.reader import Recording
     from xentui.recording.writer import RecordingWriter
 
 _ELSEWHERE = ("kernel", "ramdisk", "builtin", "source", "warnings")
@@ -127,38 +128,42 @@ def guest_to_plain(spec: GuestSpec, images: Images) -> dict[str, Any]:
 
 def setup_from_recording(path: str) -> Setup:
     """The run that a recording holds, to be run again. Raises RecordingError, one line, where that cannot be."""
-    from xentui.recording.format import RecordingError
     from xentui.recording.reader import Recording
 
     with Recording(path) as recording:
-        head = recording.header
-        if head.get("pace") != "exact":
-            raise RecordingError(f"{path}: recorded in the fast pace, which cannot be run again: record it exactly")
-        try:
-            guests = Guests(path, recording.images())
-            typed = _bytes(head["input"])
-            setup = Setup(
-                [guests.spec(guest) for guest in head["guests"]],
-                memory=head["memory"],
-                seed=head["seed"],
-                cpus=head.get("cpus", 1),
-                direct_traps=head["direct_traps"],
-                scheduler=head["scheduler"],
-                wall_clock=head["wall_clock"],
-                typist=None if typed is None else (typed, _bytes(head["prompt"])),
-            )
-            setup.actions = [(found.position, action_from_plain(found.action, guests)) for found in recording.actions()]
-            setup.images = guests.images
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecordingError(
-                f"{path}: the recording does not say all that running it again needs: {error}"
-            ) from None
-        setup.end_records = len(recording)
-        summary = recording.summary or {}
-        last = int(recording.columns("time", -1)[0]) if len(recording) else 0
-        setup.end_time = summary.get("virtual_ns", last)
-        setup.end_position = summary.get("position", 2 * setup.end_time)
-        return setup
+        return setup_of(recording)
+
+
+def setup_of(recording: Recording) -> Setup:
+    """The same of a recording that is open."""
+    from xentui.recording.format import RecordingError
+
+    path, head = recording.path, recording.header
+    if head.get("pace") != "exact":
+        raise RecordingError(f"{path}: recorded in the fast pace, which cannot be run again: record it exactly")
+    try:
+        guests = Guests(path, recording.images())
+        typed = _bytes(head["input"])
+        setup = Setup(
+            [guests.spec(guest) for guest in head["guests"]],
+            memory=head["memory"],
+            seed=head["seed"],
+            cpus=head.get("cpus", 1),
+            direct_traps=head["direct_traps"],
+            scheduler=head["scheduler"],
+            wall_clock=head["wall_clock"],
+            typist=None if typed is None else (typed, _bytes(head["prompt"])),
+        )
+        setup.actions = [(found.position, action_from_plain(found.action, guests)) for found in recording.actions()]
+        setup.images = guests.images
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordingError(f"{path}: the recording does not say all that running it again needs: {error}") from None
+    setup.end_records = len(recording)
+    summary = recording.summary or {}
+    last = int(recording.columns("time", -1)[0]) if len(recording) else 0
+    setup.end_time = summary.get("virtual_ns", last)
+    setup.end_position = summary.get("position", 2 * setup.end_time)
+    return setup
 
 
 class Guests:

@@ -239,11 +239,12 @@ class Moving:
         self._look_back(lambda _: travel.back_to(self._engine(), until))
 
     def goto(self, position: int | None = None, time: int | None = None, record: int | None = None) -> None:
-        """Go to a moment: a position (half ns), a virtual time (ns), or where a trace record has just been written."""
+        """Go to a moment: a position (half ns), a virtual time (ns), or where a trace record has just been written;
+        with its time, where that is known, the way to it is shorter."""
         if self.status.live and self.status.running:
             self._run_again = True
         if record is not None:
-            self._follow(lambda: travel.to_record(self._engine(), record))
+            self._follow(lambda: travel.to_record(self._engine(), record, time))
             return
         goal = position if position is not None else 2 * (time or 0)
         self._follow(lambda: travel.to_position(self._engine(), goal))

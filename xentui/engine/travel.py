@@ -53,9 +53,10 @@ def to_position(engine: Engine, position: int, records: int = 0) -> Plan:
     return ""
 
 
-def to_record(engine: Engine, number: int) -> Plan:
-    """Go to where a trace record has just been written."""
-    time = engine.records.time(number)
+def to_record(engine: Engine, number: int, time: int | None = None) -> Plan:
+    """Go to where a trace record has just been written; `time`: when that is, where a recording says it."""
+    if time is None:
+        time = engine.records.time(number)
     if time is None and engine.exact:
         yield from leave(engine)
         earlier = [kept for kept in engine.timeline.usable() if kept.status.records <= number]

@@ -112,7 +112,7 @@ class Control:
 
     def do_goto(self, argument: str) -> None:
         if match := re.fullmatch(r"#?(\d+)", argument):
-            self.engine.goto(record=int(match[1]))
+            self.app.goto_record(int(match[1]))
         else:
             self.engine.goto(time=words.parse_time(argument))
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xentui.recording.reader import Recording
+
 
 class Marks(list[tuple[int, str]]):
     """(position, note) in the order in which they were set. `path`: the recording that keeps them, once there is one.
@@ -21,10 +26,14 @@ class Marks(list[tuple[int, str]]):
 
         try:
             with Recording(path) as recording:
-                self[:0] = [(note.time * 2, note.text) for note in recording.notes()]
+                self.load_from(recording)
         except RecordingError as error:
             raise ValueError(str(error)) from None
-        self.path, self._kept = path, len(self)
+
+    def load_from(self, recording: Recording) -> None:
+        """The same of a recording that is open. Raises RecordingError."""
+        self[:0] = [(note.time * 2, note.text) for note in recording.notes()]
+        self.path, self._kept = recording.path, len(self)
 
     def add(self, position: int, note: str) -> None:
         """Mark a position (half ns); written to the recording at once."""

@@ -7,6 +7,7 @@ records are searched; what was found is kept as record numbers, eight bytes each
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from xentui.engine.expression_columns import Columns
-from xentui.engine.trace import COLUMNS, Kind
+from xentui.engine.trace import COLUMNS, Kind, dtype
+from xentui.recording.format import RecordingError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 CHUNK = 65_536
 """Records that a filter looks at in one go: what fits a processor's cache, and a recording's chunk."""
 _KEPT_BYTES = 256 << 20
+_SCREEN, _LOOKS = 256, 1024
+"""Of a recording, the pieces of up to so many records that were looked at last are kept, so many pieces: what a filter
+leaves on a screen may lie in as many blocks as there are lines, and unpacking a block takes some 10 ms."""
 
 
 class Sized(Protocol):
@@ -61,31 +66,69 @@ class Records(Protocol):
 
 class RecordedTrace:
     """A recording on disk. What filters look at is kept once it was read: each record's domain and class, and what
-    records of a class hold."""
+    records of a class hold.
+
+    A block that turns out to be damaged is where it ends from then on; `problem` says so in a line.
+    """
 
     first = 0
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
+        self.end = len(recording)
+        """The number of records."""
+        self.problem = ""
+        self._looked_at: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
         self._kept: dict[Any, Any] = {}
         self._bytes = 0
         self._ahead: dict[frozenset[int], int] = {}  # up to where it was read ahead
 
-    @property
-    def end(self) -> int:
-        """The number of records."""
-        return len(self.recording)
-
     def rows(self, start: int, stop: int | None = None) -> NDArray[Any]:
         """Whole records."""
-        return self.recording.records(start, stop)
+        stop = self.end if stop is None else min(stop, self.end)
+        found = self._looked_at.pop((start, stop), None)
+        if found is None:
+            try:
+                found = self.recording.records(start, stop)
+            except RecordingError as error:
+                self._end_before(start, stop, error)
+                return self.rows(start, stop)
+        if stop - start <= _SCREEN:
+            self._looked_at[start, stop] = found
+            if len(self._looked_at) > _LOOKS:
+                self._looked_at.popitem(last=False)
+        return found
 
     def columns(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """One field."""
         stop = self.end if stop is None else stop
         if name != "domain":
+            return self._column(name, start, stop)
+        return self.remember(start, stop, name, lambda: self._column(name, start, stop))
+
+    def _column(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """One field as it is on disk. Of records that turn out to be damaged, zeros: who asked for them had been told
+        that they are there."""
+        try:
             return self.recording.columns(name, start, stop)
-        return self.remember(start, stop, name, lambda: self.recording.columns(name, start, stop))
+        except RecordingError as error:
+            self._end_before(start, stop, error)
+        whole = self._column(name, start, min(stop, self.end)) if start < self.end else np.empty(0, dtype()[name])
+        return np.concatenate([whole, np.zeros(stop - start - len(whole), whole.dtype)])
+
+    def _end_before(self, start: int, stop: int, error: RecordingError) -> None:
+        """Of the blocks that hold records start to stop, one is damaged: it is the end."""
+        self.problem = str(error)
+        for entry in self.recording.entries:
+            if entry.records and start < entry.first_record + entry.records and entry.first_record < stop:
+                try:
+                    self.recording.records(entry.first_record, entry.first_record + 1)
+                except RecordingError:
+                    self.end = min(self.end, entry.first_record)
+                    self._kept.clear()  # of the piece in which it ends now, too much
+                    self._bytes = 0
+                    return
+        raise error
 
     def remember(self, start: int, stop: int, key: Any, make: Callable[[], T]) -> T:
         """Something of records start to stop (it has `nbytes`), made once if they are a chunk and there is room."""
@@ -94,7 +137,7 @@ class RecordedTrace:
         found: T | None = self._kept.get((key, start))
         if found is None:
             found = make()
-            if self._bytes < _KEPT_BYTES:
+            if self._bytes < _KEPT_BYTES and stop <= self.end:
                 self._kept[key, start] = found
                 self._bytes += found.nbytes
         return found

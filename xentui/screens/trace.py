@@ -17,6 +17,7 @@ from xentui.engine.trace import Kind, Record
 from xentui.engine.trace_decode import XEN_EVENTS
 from xentui.screens import trace_ink as inks
 from xentui.screens.pane import Pane
+from xentui.screens.replay import records_of
 from xentui.screens.trace_draw import line_strip, runs_strip, scroll_bar
 from xentui.screens.trace_lines import Line, Shape, clock, count, line, words
 from xentui.screens.trace_model import TraceModel
@@ -33,7 +34,8 @@ _DETAIL = 4
 
 
 class TracePane(Pane):
-    """Lines of records over `app.engine.records`, or any source given to `show_records`."""
+    """Lines of records over `app.engine.records`, a recording that is replayed, or any source given to
+    `show_records`."""
 
     TITLE = "Trace"
     HELP: ClassVar[str] = """\
@@ -46,7 +48,8 @@ by name, and on the right its result, or the protection rings that it crossed (`
   *fast handler* (section 2.1.2) and never enter the hypervisor: `direct_trap`.
 * **Events** are asynchronous: sent, perhaps masked, delivered by an upcall.
 
-`▶` marks *now*; what is faint below it is future that was already recorded.
+`▶` marks *now*, `▷` the last of the records shown before it; what is faint below is future that was already recorded.
+In a replay that is all of the recording, to be filtered, searched, summed up and gone to like the rest.
 
 Keys: **↑ ↓ PgUp PgDn** select · **Enter** go to that moment · **f** or **End** follow · **/** filter by an expression ·
 **d D** domain · **k K** kind · **a** count and measure · **\\*** search for records like this one · **Ctrl-F** search ·
@@ -92,10 +95,10 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
     # --- what comes in ----------------------------------------------------------------------------------------------
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
-        engine = getattr(self.app, "engine", None)
-        records = getattr(engine, "records", None)
-        if records is None or status is None:
+        records = records_of(self.app, status) if status is not None else None
+        if records is None:
             return
+        engine = self.app.engine  # type: ignore[attr-defined]
         for number, spec in enumerate(getattr(getattr(engine, "setup", None), "specs", ()), 1):
             self.model.names.setdefault(number, spec.name)  # domains that were gone before the pane was opened
         self.show_records(records, status)
@@ -383,10 +386,10 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
         shape = Shape(width - 1, self._widest[1], self._widest[0])
         lines = []
         before: int | None = None
-        last = model.now - 1
+        last = model.last_shown
         for number in numbers:
             record = rows[number]
-            mark = "▶ " if number == last else "  "
+            mark = "  " if number != last else "▶ " if last == model.now - 1 else "▷ "
             lines.append(line(record, number, before, model.names, model.widths.get(record.domain, 64), shape, mark))
             before = record.time
         return numbers, lines
@@ -422,7 +425,10 @@ Filters: `hypercall and result < 0` · `port == 3` · `page_fault and cr2 & 0xff
             left = f" {' · '.join(parts)}: {count(len(model.list))} of {count(total)}{progress}"
         else:
             left = f" {count(total)} records"
-        if model.source.first:
+        if model.whole:
+            damaged = ", what follows is damaged" if getattr(model.source, "problem", "") else ""
+            left += f"{damaged}, now at {count(model.now)}"
+        elif model.source.first:
             left += f", older ones are gone ({count(model.source.first)})" if width >= 100 else ""
         right = self._said or ("searching …" if model.searching is not None else "")
         right = right or ("follows" if model.follow else f"#{count(model.cursor)}")

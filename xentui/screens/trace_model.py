@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from xentui.engine.expression import Expression, ExpressionError, completions
 from xentui.engine.expression_columns import narrow_domains
 from xentui.engine.trace import Kind
-from xentui.screens.records import Everything, Matches, Records, search
+from xentui.screens.records import Everything, Matches, RecordedTrace, Records, search
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +53,7 @@ class TraceModel:
         self.searching: tuple[int, int] | None = None
         """Where a search goes on, and in which direction."""
         self._branch = 0
+        self._running = False
         self._anchor: tuple[int, int] | None = None
         """`top` and the number of the record there: what stays in place when the ring drops records, or on a filter."""
         self._wanted_place = False  # is the selected record to be brought into view?
@@ -74,12 +75,28 @@ class TraceModel:
             self.widths.update(widths)
             changed = True
         before = self.now
-        self.follow = self.follow or (status.live and not self.live)  # the past was left
-        self.now, self.live = status.records, status.live
+        # the past was left, or runs on: in the present, who has looked back is let alone
+        self.follow = self.follow or (status.live and not self.live) or (not status.live and self._begins(status))
+        self.now, self.live, self._running = status.records, status.live, status.running
         if changed:
             self.rebuild()
-        elif self.now < before or (self.now != before and not self.follow and not status.running):
+        if self.now < before or (self.now != before and not self.follow and not status.running):
             self._come_to(self.now)  # one focus: the moment was changed, here or elsewhere
+
+    def _begins(self, status: Any) -> bool:
+        """Does the machine run now, and did not before?"""
+        return bool(status.running) and not self._running
+
+    @property
+    def whole(self) -> bool:
+        """Is the source a recording, all of it, what is still to come included?"""
+        return isinstance(self.source, RecordedTrace)
+
+    @property
+    def last_shown(self) -> int:
+        """The number of the last record of the list that has happened; -1: none has."""
+        place = self.list.place(self.now) if self.list is not None else 0
+        return self.list.numbers(place - 1, place)[0] if self.list is not None and place else -1
 
     def _recorded_widths(self, anew: bool) -> dict[int, int]:
         """Word sizes as the records of domains created tell them, for domains that are gone by now."""
@@ -94,14 +111,20 @@ class TraceModel:
 
     def read_ahead(self, seconds: float) -> bool:
         """Use some idle time for what a filter to come will want to know of a recording on disk; is there more?"""
-        read = getattr(self.source, "read_ahead", None)
-        if read is None or self._created is None or not self._created.complete:
+        source = self.source
+        if not isinstance(source, RecordedTrace) or self._created is None:
             return False
-        more: bool = read(narrow_domains(self.widths), seconds)
-        return more
+        if self._created.complete:
+            return source.read_ahead(narrow_domains(self.widths), seconds)
+        widths = self._recorded_widths(False)
+        if not widths.items() <= self.widths.items():
+            self.widths = {**widths, **self.widths}
+            self.rebuild()
+        return True
 
     def _come_to(self, now: int) -> None:
-        self.cursor = max(0, now - 1)
+        shown = self.last_shown if self.list is not None and self.list.complete else -1
+        self.cursor = shown if shown >= 0 else max(0, now - 1)
         self.follow = self.follow and self.live
         self._wanted_place = True
 
@@ -197,8 +220,10 @@ class TraceModel:
         """Select another record, so many lines further."""
         if self.list is None or not len(self.list):
             return
-        place = self.list.place(self.cursor) + step
-        self.select_place(place, height)
+        place = self.list.place(self.cursor)
+        if step > 0 and self.list.numbers(place, place + 1) != [self.cursor]:
+            step -= 1  # it is not in the list: what comes first behind it is
+        self.select_place(place + step, height)
 
     def select_place(self, place: int, height: int) -> None:
         """Select the record at a place of the list."""
