@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable
-from functools import partial
 
 from xentui.engine.x86 import unicorn_api as uc
+from xentui.engine.x86.native import MachineCode, call_with_two
 from xentui.engine.x86.state import CPU_ENV, TLB_WINDOW_BEGIN, TLB_WINDOW_STEP
 
 _FAR_FUTURE = 1 << 62
@@ -25,7 +25,20 @@ class Tlb:
         self._cpu = cpu
         self._windows = _find_windows(cpu + CPU_ENV)
         self._flushes = 0
-        self.flush_page = partial(uc.tlb_flush_page, cpu)
+        self._words = (ctypes.c_uint64 * 2)(cpu)
+        function = ctypes.cast(uc.tlb_flush_page, ctypes.c_void_p).value or 0
+        self._code = MachineCode(call_with_two(ctypes.addressof(self._words), function))
+        self.flush_page = self._page_flusher()
+
+    def _page_flusher(self) -> Callable[[int], None]:
+        """On the path of nearly every page-table update."""
+        words, call = memoryview(self._words).cast("B").cast("Q"), ctypes.PYFUNCTYPE(None)(self._code.address)
+
+        def flush_page(address: int) -> None:
+            words[1] = address
+            call()
+
+        return flush_page
 
     def flush(self) -> None:
         """Drop every translation."""
