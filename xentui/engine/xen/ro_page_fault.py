@@ -71,7 +71,7 @@ def emulate(vcpu: Vcpu, address: int, error_code: int) -> bool:
     if (
         mfn >= frames.count
         or frames.owner[mfn] != domain.id
-        or not (unchecked.is_table(domain, mfn) if not domain.validated else _is_l1(domain, mfn))
+        or not (unchecked.is_table(domain, mfn, entry) if not domain.validated else _is_l1(domain, mfn))
     ):
         return False
     if domain.validated and _store(vcpu, address, mfn):

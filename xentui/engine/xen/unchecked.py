@@ -17,7 +17,7 @@ from xentui.engine.xen import page_type, promotion, refusals
 from xentui.engine.xen.abi.core import MMU_MACHPHYS_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE
 from xentui.engine.xen.abi.errno import EINVAL, ENOSYS, EPERM
 from xentui.engine.xen.page import DOMID_INVALID, DOMID_XEN, L1, L2, L3, L4, NONE, PAE_XEN_L2, PINNED, SHARED, VALIDATED
-from xentui.engine.xen.pte import COMPAT_L2_FIRST, XEN_L4_FIRST, XEN_L4_LAST, adjust_l1
+from xentui.engine.xen.pte import COMPAT_L2_FIRST, GUEST_KERNEL, XEN_L4_FIRST, XEN_L4_LAST, adjust_l1
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import Domain, Vcpu
@@ -45,11 +45,27 @@ def use(domain: Domain, mfn: int, wanted: int) -> int:
 
 
 def drop(domain: Domain, mfn: int) -> None:
-    """The domain uses a frame no longer: if it was a table, its contents are looked at again the next time."""
+    """The domain uses a frame no longer: if it was a table, its contents are looked at again the next time.
+
+    With it go the tables below, but for those of the kernel's half, which other top-level tables have, too: as nothing
+    is counted, a frame that stays known as a table when it is something else by then would have its words adjusted.
+    """
     frames = domain.hv.frames
-    if frames.owner[mfn] == domain.id and frames.type[mfn] in _TABLES and not frames.flags[mfn] & PINNED:
-        frames.type[mfn], frames.type_count[mfn] = NONE, 0
-        frames.flags[mfn] &= ~(VALIDATED | PAE_XEN_L2)
+    level = frames.type[mfn]
+    if frames.owner[mfn] != domain.id or level not in _TABLES or frames.flags[mfn] & PINNED:
+        return
+    frames.type[mfn], frames.type_count[mfn] = NONE, 0
+    frames.flags[mfn] &= ~(VALIDATED | PAE_XEN_L2)
+    if level == L1:
+        return
+    ram64 = domain.hv.ram64
+    for index in range(
+        mfn << 9, (mfn << 9) + (256 if level == L4 else 3 if level == L3 and domain.width == 32 else 512)
+    ):
+        entry = ram64[index]
+        child = (entry & FRAME_MASK) >> 12
+        if entry & PRESENT and child < frames.count and frames.type[child] == level - 1:
+            drop(domain, child)
 
 
 def update(vcpu: Vcpu, pointer: int, value: int) -> int:
@@ -92,15 +108,22 @@ def write_entry(vcpu: Vcpu, index: int, new: int, level: int) -> int:
             _adopt(domain, target, level - 1, PAE_XEN_L2 if _is_last_of_pae(domain, level, index) else 0)
     hv.ram64[index] = new
     if old & PRESENT and level > L1:
+        before = (old & FRAME_MASK) >> 12
+        if not (new & PRESENT and before == target) and before < hv.frames.count:
+            drop(domain, before)
         domain.flush_tlb()
     hv.put(hv.clock.now(), vcpu.q[RIP], Kind.PTE_UPDATE, vcpu.id, domain.id, level, 0, index << 3, old, new, 0)
     return 0
 
 
-def is_table(domain: Domain, mfn: int) -> bool:
-    """Is a frame of the domain's in use as a page table? The domain writes to them all as it likes."""
-    frames = domain.hv.frames
-    return frames.type[mfn] in _TABLES
+def is_table(domain: Domain, mfn: int, entry: int) -> bool:
+    """Is a frame of the domain's in use as a page table, where its kernel has mapped it by `entry`?
+
+    The domain writes to them all as it likes. As nothing is counted, a frame may have been one and be user code's by
+    now, which its kernel lets two processes share until one of them writes: such a write is for the kernel to see.
+    """
+    kernels = entry & GUEST_KERNEL if domain.width == 64 else not entry & USER
+    return bool(kernels) and domain.hv.frames.type[mfn] in _TABLES
 
 
 def _guests(domain: Domain, mfn: int) -> bool:
