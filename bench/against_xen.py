@@ -137,12 +137,6 @@ def measure_linux(results: dict[str, Results], runs: int, options: str) -> None:
     from tests.kernels import POWEROFF_INIT, REACHED, fetch_kernels, make_initrd
     from tests.real_xen import run_on_xen
 
-    def reached(lines: Lines) -> dict[str, float]:
-        for line, moment in lines:
-            if REACHED in line:
-                return {LINUX: moment}
-        raise RuntimeError("Linux did not reach /init:\n" + "\n".join(line for line, _ in lines[-5:]))
-
     kernel = fetch_kernels().linux
     with tempfile.TemporaryDirectory() as folder:
         disk = make_initrd(Path(folder) / "initrd.gz", POWEROFF_INIT)
@@ -153,9 +147,19 @@ def measure_linux(results: dict[str, Results], runs: int, options: str) -> None:
                 kernel, "console=hvc0", until=REACHED, ramdisk=disk, xen_options=f"cet=no {options}",
                 memory=1024, dom0_memory=512, timeout=300,
             )  # fmt: skip
-            add(results["Xen"], reached(list(zip(xen.lines, xen.times, strict=True))))
+            add(results["Xen"], {LINUX: init_reached(list(zip(xen.lines, xen.times, strict=True)))})
             for pace in ("fast", "exact"):
-                add(results[pace], reached(here(pace, arguments, until=REACHED)))
+                add(results[pace], {LINUX: init_reached(here(pace, arguments, until=REACHED))})
+
+
+def init_reached(lines: Lines) -> float:
+    """Seconds to Linux's /init."""
+    from tests.kernels import REACHED
+
+    for line, moment in lines:
+        if REACHED in line:
+            return moment
+    raise RuntimeError("Linux did not reach /init:\n" + "\n".join(line for line, _ in lines[-5:]))
 
 
 def written(name: str, figure: float) -> str:

@@ -4,7 +4,8 @@ First beside real Xen: the guest ``bench64`` on Xen 4.17 under QEMU's emulation 
 ``bench/against_xen.py`` does it, for the operations on page tables alone. Each is first done three times over without
 being measured, on both: here numpy is loaded only once there has been work enough to be worth its 0.15 s. Then alone,
 in this process and without a guest: a 64 MiB address space built and pinned, promotion of single tables, and the frame
-table of a 4 GiB machine. ``--alone`` leaves Xen out.
+table of a 4 GiB machine. ``--alone`` leaves Xen out. ``--linux N`` boots Debian's Linux to its /init N times besides,
+each time with the validator and without it (``--no-validator``): what validation costs a real kernel.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import importlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +23,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.against_xen import IMAGES, Results, add, here, on_xen, operations, progress, written  # noqa: E402
+from bench.against_xen import IMAGES, Results, add, here, init_reached, on_xen, operations, progress, written  # noqa: E402
 from tests.fakes import DATA, TABLE, P, U, make_guest, make_hypervisor  # noqa: E402
 from xentui.engine.xen import page_type, vector  # noqa: E402
 from xentui.engine.xen.page import L1, L2, L4, FrameTable  # noqa: E402
 
 TARGETS = {"update_va_mapping": 3.0, "mmu_update_512": 2.0, "pin_unpin": 1.0, "pte_store": 2.0}
 """Xen's time over ours, fast pace, at least."""
+LINUX_COST = 1.1
+"""How many times longer Linux may take to its /init because of the validator."""
 WARM = 3
 """How often an operation's whole measurement is done before it is measured. Twice would be 40,960 updates, hardly more
 than the 38,400 after which numpy is loaded (vector.py): its loading must not fall into the measurement."""
@@ -143,17 +147,40 @@ def report_alone(runs: int) -> bool:
     return fast and small
 
 
+def report_linux(runs: int) -> bool:
+    """Linux to its /init with the validator beside without, in pairs, either first by turns."""
+    from tests.kernels import POWEROFF_INIT, REACHED, fetch_kernels, make_initrd
+
+    kernel = fetch_kernels().linux
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        disk = make_initrd(Path(folder) / "initrd.gz", POWEROFF_INIT)
+        arguments = [str(kernel), "--ramdisk", str(disk), "--cmdline", "console=hvc0", "--memory", "512"]
+        ways = {True: arguments, False: [*arguments, "--no-validator", kernel.name]}
+        for number in range(runs):
+            progress(f"Linux, pair {number + 1} of {runs}")
+            order = (True, False) if number & 1 else (False, True)
+            found = {way: init_reached(here("fast", ways[way], until=REACHED)) for way in order}
+            ratios.append(found[True] / found[False])
+    progress("")
+    cost = statistics.median(ratios)
+    print(f"Linux to /init          {cost:7.2f} times as long as without the validator  <= {LINUX_COST}", end=" ")
+    print("reached" if cost <= LINUX_COST else "MISSED")
+    return cost <= LINUX_COST
+
+
 def main() -> int:
     """Measure and print; exit status 1 with --check when a target is missed, 2 when something cannot run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=5, help="runs of each (default 5)")
     parser.add_argument("--scale", type=int, default=60, help="iterations, in tenths of the usual number (default 60)")
     parser.add_argument("--alone", action="store_true", help="without real Xen")
+    parser.add_argument("--linux", type=int, default=0, metavar="N", help="pairs of boots of Linux")
     parser.add_argument("--xen-options", default="", metavar="TEXT", help="more of Xen's command line")
     parser.add_argument("--check", action="store_true", help="exit status 1 when a target is missed")
     options = parser.parse_args()
-    if options.runs < 1 or options.scale < 1:
-        parser.error("--runs and --scale must be at least 1")
+    if options.runs < 1 or options.scale < 1 or options.linux < 0:
+        parser.error("--runs and --scale must be at least 1, --linux at least 0")
     reached = True
     try:
         if not options.alone:
@@ -161,6 +188,8 @@ def main() -> int:
             progress("")
             reached = report_ratios(results, options.runs)
         reached &= report_alone(options.runs)
+        if options.linux:
+            reached &= report_linux(options.linux)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         print(f"memory: {error}", file=sys.stderr)
         return 2
