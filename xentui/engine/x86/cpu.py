@@ -90,13 +90,14 @@ class Processor:
         env = self.cpu + CPU_ENV
         self.state = State.at(env)
         self.env = env
+        self._lazy_flags, flags = native.builtin("lazy_flags", native.address_of(uc.read_eflags), env, returns=True)
         tlb = Tlb(self.cpu)
         self.flush_tlb, self.flush_page = tlb.flush, tlb.flush_page
         self._set_control_registers()
         self.vcpu: object | None = None
         """Whose state is loaded; the processor only carries it."""
         self.failure: BaseException | None = None
-        self.keep: list[object] = []
+        self.keep: list[object] = [flags]
         self._alarm: Alarm | None = None
         self._exits: Exits | None = None
         self._hooks: list[int] = []
@@ -143,10 +144,10 @@ class Processor:
     def _block_hook(self, install: bool) -> memoryview:
         """Put the native block hook in; `native` says what its structure holds."""
         words = (ctypes.c_int64 * native.BLOCK_WORDS)()
-        words[native.STOP_FUNCTION] = ctypes.cast(uc.uc_emu_stop, ctypes.c_void_p).value or 0
+        words[native.STOP_FUNCTION] = native.address_of(uc.uc_emu_stop)
         words[native.EXEMPT_BUDGET] = native.NO_BUDGET
         words[native.ENV], words[native.CPU] = self.env, self.cpu
-        words[native.EXIT_FUNCTION] = ctypes.cast(uc.cpu_loop_exit_noexc, ctypes.c_void_p).value or 0
+        words[native.EXIT_FUNCTION] = native.address_of(uc.cpu_loop_exit_noexc)
         if install:
             self.add_hook(uc.HOOK_BLOCK, self.machine_code(native.BLOCK_HOOK), ctypes.addressof(words))
         self.keep.append(words)
@@ -477,7 +478,8 @@ class Processor:
         state = self.state
         if state.i[CC_OP] == CC_OP_EFLAGS:
             return state.q[EFLAGS] | state.q[CC_SRC] & EF_CONDITIONS | (EF_DF if state.i[DF] & 0x8000_0000 else 0)
-        return int(uc.read_eflags(self.env))
+        flags: int = self._lazy_flags()
+        return flags
 
     @staticmethod
     def flags_of(state: State) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Callable
+from typing import Any
 
 # --- the block hook's structure, in 64-bit words ------------------------------------------------------------------
 BUDGET = 0
@@ -92,16 +94,6 @@ LEAVE_CODE = bytes.fromhex(
 COUNT, BLOCKS, MOST_BLOCKS = 8, 9, 16
 
 
-def call_with_two(arguments: int, function: int) -> bytes:
-    """A function without arguments that calls another with the two words at an address: ctypes takes twice as long to
-    convert two."""
-    #   mov rax,arguments; mov rdi,[rax]; mov rsi,[rax+8]; mov rax,function; jmp rax
-    return b"\x48\xb8%b\x48\x8b\x38\x48\x8b\x70\x08\x48\xb8%b\xff\xe0" % (
-        arguments.to_bytes(8, "little"),
-        function.to_bytes(8, "little"),
-    )
-
-
 class MachineCode:
     """A page of memory that holds instructions; it lives as long as this object. `address` is where they begin."""
 
@@ -110,3 +102,74 @@ class MachineCode:
         self._page.write(code)
         self._anchor = ctypes.c_char.from_buffer(self._page)
         self.address = ctypes.addressof(self._anchor)
+
+
+# --- between machine code and Python -------------------------------------------------------------------------------
+# By Python's own C interface, as the interpreter lock is held all the time (unicorn_api.py): a hook by ctypes costs
+# twice as much, a call by ctypes five times.
+
+_FUNCTION_TYPES = {0: 4, 1: 8}  # METH_NOARGS, METH_O: arguments of a builtin function
+
+
+class _MethodDefinition(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("text", ctypes.c_char_p),
+    )
+
+
+_new_function = ctypes.pythonapi.PyCFunction_NewEx
+_new_function.restype, _new_function.argtypes = ctypes.py_object, (ctypes.c_void_p,) * 3
+
+
+def address_of(function: Any) -> int:
+    """Where a function of a library, known to ctypes, begins."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def _call(function: str | int) -> bytes:
+    """Call a function at an address, or one of Python's C interface: mov rax,function; call rax."""
+    address = function if isinstance(function, int) else address_of(getattr(ctypes.pythonapi, function))
+    return b"\x48\xb8%b\xff\xd0" % address.to_bytes(8, "little")
+
+
+def _first(value: int) -> bytes:
+    """Its first argument: mov rdi,value."""
+    return b"\x48\xbf%b" % value.to_bytes(8, "little")
+
+
+def python_hook(function: Callable[..., object], vector: bool = False) -> MachineCode:
+    """A hook that calls a Python function, with the hook's second argument if that is a vector. It returns 1; an
+    exception of the function's is reported as one that nobody can catch. Both must be kept alive."""
+    place = ctypes.c_void_p.from_buffer(ctypes.py_object(function)).value or 0
+    failed = _first(place) + _call("PyErr_WriteUnraisable") + bytes.fromhex("31c0")  # xor eax,eax
+    code = bytes.fromhex("53")  # push rbx
+    if vector:
+        code += bytes.fromhex("89f7") + _call("PyLong_FromUnsignedLong")  # mov edi,esi
+        code += bytes.fromhex("4889c3 4889c6") + _first(place)  # mov rbx,rax; mov rsi,rax
+        code += _call("PyObject_CallOneArg")
+    else:
+        code += _first(place) + _call("PyObject_CallNoArgs")
+    # test rax,rax; jne over; mov rdi,rax
+    code += bytes.fromhex(f"4885c0 75{len(failed):02x}") + failed + bytes.fromhex("4889c7") + _call("Py_DecRef")
+    if vector:
+        code += bytes.fromhex("4889df") + _call("Py_DecRef")  # mov rdi,rbx
+    return MachineCode(code + bytes.fromhex("b801000000 5b c3"))  # mov eax,1; pop rbx; ret
+
+
+def builtin(name: str, function: int, first: int, arguments: int = 0, returns: bool = False) -> tuple[Any, object]:
+    """A Python function that calls a native one, and what must be kept alive for it.
+
+    It gives it `first`, and as its second argument its own one, an integer, if it has one. `returns`: it gives back
+    what the native one returns, 32 bits without a sign; otherwise 0.
+    """
+    code = bytes.fromhex("50")  # push rax
+    if arguments:
+        # mov rdi,rsi; …; mov rsi,rax
+        code += bytes.fromhex("4889f7") + _call("PyLong_AsUnsignedLongLongMask") + bytes.fromhex("4889c6")
+    code += _first(first) + _call(function) + bytes.fromhex("89c7" if returns else "31ff")  # mov edi,eax or xor edi,edi
+    page = MachineCode(code + _call("PyLong_FromUnsignedLong") + bytes.fromhex("59 c3"))  # pop rcx; ret
+    definition = _MethodDefinition(name.encode(), page.address, _FUNCTION_TYPES[arguments])
+    return _new_function(ctypes.addressof(definition), None, None), (page, definition)

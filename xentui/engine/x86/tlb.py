@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from xentui.engine.x86 import unicorn_api as uc
-from xentui.engine.x86.native import MachineCode, call_with_two
+from xentui.engine.x86.native import address_of, builtin
 from xentui.engine.x86.state import CPU_ENV, TLB_WINDOW_BEGIN, TLB_WINDOW_STEP
 
 _FAR_FUTURE = 1 << 62
@@ -18,32 +18,20 @@ _STEP = TLB_WINDOW_STEP // 8
 class Tlb:
     """The TLB of the processor whose CPUState is at an address; raises UnicornMismatchError if it is not there."""
 
-    flush_page: Callable[[int], None]
+    flush_page: Callable[[int], object]
     """Drop the translation of the page at an address."""
 
     def __init__(self, cpu: int) -> None:
-        self._cpu = cpu
         self._windows = _find_windows(cpu + CPU_ENV)
         self._flushes = 0
-        self._words = (ctypes.c_uint64 * 2)(cpu)
-        function = ctypes.cast(uc.tlb_flush_page, ctypes.c_void_p).value or 0
-        self._code = MachineCode(call_with_two(ctypes.addressof(self._words), function))
-        self.flush_page = self._page_flusher()
-
-    def _page_flusher(self) -> Callable[[int], None]:
-        """On the path of nearly every page-table update."""
-        words, call = memoryview(self._words).cast("B").cast("Q"), ctypes.PYFUNCTYPE(None)(self._code.address)
-
-        def flush_page(address: int) -> None:
-            words[1] = address
-            call()
-
-        return flush_page
+        self.flush_page, page = builtin("flush_page", address_of(uc.tlb_flush_page), cpu, 1)
+        self._flush, all_of_it = builtin("flush", address_of(uc.tlb_flush), cpu)
+        self._keep = page, all_of_it
 
     def flush(self) -> None:
         """Drop every translation."""
         self.pin_windows()
-        uc.tlb_flush(self._cpu)
+        self._flush()
 
     def pin_windows(self) -> None:
         """Let the emulator's TLB change its size by the number of flushes, never by the host's clock.

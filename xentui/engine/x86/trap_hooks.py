@@ -7,6 +7,7 @@ the C code between), and where the emulator would not do as the processor does, 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from xentui.engine.x86 import native
@@ -55,9 +56,15 @@ class TrapHooks:
         self.block = processor.budget.cast("B").cast("Q")
         self.hooks = self._trap_hooks(handlers) + self._emulation_hooks(handlers)
 
+    def _python_hook(self, kind: int, function: Callable[..., None], *extra: int, vector: bool = False) -> int:
+        """A hook of traps, which come too often for one of ctypes'."""
+        code = native.python_hook(function, vector)
+        self.processor.keep += [function, code]
+        return self.processor.add_hook(kind, code.address, 0, *extra)
+
     def _leaving_hook(self, instruction: int, code: bytes, hook: Any, words: Any) -> int:
         """A hook of CPUID, IN, OUT or RDTSC that can leave the instruction; `words` is its structure (see `native`)."""
-        words[native.PYTHON_HOOK] = ctypes.cast(hook, ctypes.c_void_p).value or 0
+        words[native.PYTHON_HOOK] = native.address_of(hook)
         self.processor.keep += [hook, words]
         return self.processor.add_hook(
             uc.HOOK_INSN, self.processor.machine_code(code), ctypes.addressof(words), instruction
@@ -73,7 +80,7 @@ class TrapHooks:
     def _refuse(self, words: Any) -> None:
         """Let the native hook with this structure raise #GP(0) when its Python hook returns."""
         words[native.ARGUMENT] = self.processor.env
-        words[native.FUNCTION] = ctypes.cast(uc.raise_exception_err, ctypes.c_void_p).value or 0
+        words[native.FUNCTION] = native.address_of(uc.raise_exception_err)
         words[native.LEAVES] = 1
 
     def _leave(self, words: Any, value: int = -1, size: int = 4) -> None:
@@ -94,7 +101,7 @@ class TrapHooks:
             budget[0] += self.block[2] + budget[3] - (behind + q[CS_BASE])
             budget[3] = 0
         words[native.ARGUMENT] = processor.cpu
-        words[native.FUNCTION] = ctypes.cast(uc.cpu_loop_exit_noexc, ctypes.c_void_p).value or 0
+        words[native.FUNCTION] = native.address_of(uc.cpu_loop_exit_noexc)
         words[native.LEAVES] = 1
 
     def _trap_hooks(self, handlers: TrapHandlers) -> list[int]:
@@ -105,7 +112,7 @@ class TrapHooks:
         failed, fetched_early = processor.failed, processor.fetched_early
         breakpoints, late, stop = processor.breakpoints.addresses, processor.late, processor.stop
 
-        def on_interrupt(_uc: int, vector: int) -> None:
+        def on_interrupt(vector: int) -> None:
             try:
                 if i[EXCEPTION_IS_INT]:
                     interrupt(vector)
@@ -129,7 +136,7 @@ class TrapHooks:
             except BaseException as error:
                 failed(error)
 
-        def on_invalid() -> bool:
+        def on_invalid() -> None:
             try:
                 invalid()
                 if late[0]:
@@ -137,13 +144,11 @@ class TrapHooks:
                 i[OLD_EXCEPTION] = NO_EXCEPTION
             except BaseException as error:
                 failed(error)
-            return True
 
-        add = processor.add_hook
         return [
-            add(uc.HOOK_INTR, uc.InterruptHook(on_interrupt)),
-            add(uc.HOOK_INSN_INVALID, uc.InvalidHook(on_invalid)),
-            add(uc.HOOK_INSN, uc.SyscallHook(on_syscall), 0, uc.INS_SYSCALL),
+            self._python_hook(uc.HOOK_INTR, on_interrupt, vector=True),
+            self._python_hook(uc.HOOK_INSN_INVALID, on_invalid),
+            self._python_hook(uc.HOOK_INSN, on_syscall, uc.INS_SYSCALL),
             self._sysenter_hook(),
         ]
 

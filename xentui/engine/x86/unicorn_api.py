@@ -95,10 +95,6 @@ HOOK_MEM_READ, HOOK_MEM_WRITE, MEM_READ, MEM_WRITE = 1 << 10, 1 << 11, 16, 17
 HOOK_INTR, HOOK_INSN, HOOK_BLOCK, HOOK_INSN_INVALID = 1 << 0, 1 << 1, 1 << 3, 1 << 14
 INS_IN, INS_OUT, INS_SYSCALL, INS_CPUID, INS_RDTSC, INS_SYSENTER = 218, 500, 699, 113, 608, 700
 
-# The hooks of traps take of their arguments those in front that they need: each costs to be made a Python object.
-InterruptHook = ctypes.PYFUNCTYPE(None, _V, ctypes.c_uint32)
-InvalidHook = ctypes.PYFUNCTYPE(ctypes.c_bool)
-SyscallHook = ctypes.PYFUNCTYPE(None)
 SkipHook = ctypes.PYFUNCTYPE(ctypes.c_int, _V, _V)
 InHook = ctypes.PYFUNCTYPE(ctypes.c_uint32, _V, ctypes.c_uint32, ctypes.c_int, _V)
 OutHook = ctypes.PYFUNCTYPE(None, _V, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, _V)

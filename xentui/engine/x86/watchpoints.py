@@ -65,7 +65,7 @@ class Watchpoints:
         """Watch."""
         if not self._code:
             hook = uc.MemoryHook(self._accessed)
-            self._words[native.PYTHON_HOOK] = ctypes.cast(hook, ctypes.c_void_p).value or 0
+            self._words[native.PYTHON_HOOK] = native.address_of(hook)
             self._code = self.processor.machine_code(native.MEMORY_HOOK)
             self.processor.keep += [hook, self._words]
         point.value = self._value(point)
@@ -108,7 +108,7 @@ class Watchpoints:
         try:
             self._restore()
             self._words[native.ARGUMENT] = self.processor.cpu
-            self._words[native.FUNCTION] = ctypes.cast(uc.cpu_loop_exit_noexc, ctypes.c_void_p).value or 0
+            self._words[native.FUNCTION] = native.address_of(uc.cpu_loop_exit_noexc)
             self._words[native.LEAVES] = 1
             self.processor.halt(self.finish)
         except BaseException as error:
