@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any, cast
+from typing import Any
 
 from xentui.engine.clock import FastClock
 from xentui.engine.trace import TraceRing
 from xentui.engine.x86.native import BLOCK_WORDS
 from xentui.engine.x86.paging import ACCESSED, DIRTY, PRESENT, RW, USER
-from xentui.engine.x86.state import EFLAGS, HFLAGS, RIP, STATE_SIZE, State
+from xentui.engine.x86.state import DF, EF_DF, EFLAGS, HFLAGS, MASK32, RIP, STATE_SIZE, State
 from xentui.engine.x86.watchpoints import Watchpoint
 from xentui.engine.xen import mm, mmu_update
 from xentui.engine.xen.domain import Domain, Vcpu
@@ -77,13 +77,14 @@ class FakeProcessor:
         self.code_flushes += 1
 
     def read_flags(self) -> int:
-        return cast(int, self.state.q[EFLAGS])
+        return self.flags_of(self.state)
 
     def flags_of(self, state: State) -> int:
-        return state.q[EFLAGS]
+        return state.q[EFLAGS] | (EF_DF if state.i[DF] == MASK32 else 0)
 
     def write_flags(self, value: int) -> None:
-        self.state.q[EFLAGS] = value
+        self.state.q[EFLAGS] = value & ~EF_DF
+        self.state.i[DF] = MASK32 if value & EF_DF else 1
 
 
 class Guest:

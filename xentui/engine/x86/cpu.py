@@ -74,6 +74,9 @@ class ProcessorError(RuntimeError):
 class Processor:
     """The emulated processor over machine memory. `state` is live; `vcpu` is whose state it is."""
 
+    read_flags: Callable[[], int]
+    """RFLAGS as the guest would see it pushed; the condition codes are computed from their lazy form."""
+
     def __init__(self, ram_address: int, ram_size: int, count_code: bool = True) -> None:
         if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux":
             raise uc.UnicornMismatchError("xentui needs an x86-64 Linux host: it relies on that build of Unicorn")
@@ -90,7 +93,7 @@ class Processor:
         env = self.cpu + CPU_ENV
         self.state = State.at(env)
         self.env = env
-        self._lazy_flags, flags = native.builtin("lazy_flags", native.address_of(uc.read_eflags), env, returns=True)
+        self.read_flags, flags = native.builtin("read_flags", env, native.read_flags(native.address_of(uc.read_eflags)))
         tlb = Tlb(self.cpu)
         self.flush_tlb, self.flush_page = tlb.flush, tlb.flush_page
         self._set_control_registers()
@@ -472,14 +475,6 @@ class Processor:
         return self._block[2] + size - (self.state.q[RIP] + self.state.q[CS_BASE]) if size else 0
 
     # --- registers ---------------------------------------------------------------------------------------------
-
-    def read_flags(self) -> int:
-        """RFLAGS as the guest would see it pushed; the condition codes are computed from their lazy form."""
-        state = self.state
-        if state.i[CC_OP] == CC_OP_EFLAGS:
-            return state.q[EFLAGS] | state.q[CC_SRC] & EF_CONDITIONS | (EF_DF if state.i[DF] & 0x8000_0000 else 0)
-        flags: int = self._lazy_flags()
-        return flags
 
     @staticmethod
     def flags_of(state: State) -> int:

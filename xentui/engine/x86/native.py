@@ -108,7 +108,7 @@ class MachineCode:
 # By Python's own C interface, as the interpreter lock is held all the time (unicorn_api.py): a hook by ctypes costs
 # twice as much, a call by ctypes five times.
 
-_FUNCTION_TYPES = {0: 4, 1: 8}  # METH_NOARGS, METH_O: arguments of a builtin function
+_NO_ARGUMENTS, _ONE_ARGUMENT = 4, 8  # METH_NOARGS, METH_O
 
 
 class _MethodDefinition(ctypes.Structure):
@@ -140,9 +140,10 @@ def _first(value: int) -> bytes:
     return b"\x48\xbf%b" % value.to_bytes(8, "little")
 
 
-def python_hook(function: Callable[..., object], vector: bool = False) -> MachineCode:
-    """A hook that calls a Python function, with the hook's second argument if that is a vector. It returns 1; an
-    exception of the function's is reported as one that nobody can catch. Both must be kept alive."""
+def python_hook(function: Callable[..., object], clear: int, vector: bool = False) -> MachineCode:
+    """A hook that calls a Python function, with the hook's second argument if that is a vector, and then sets the
+    32-bit word at `clear` to -1. It returns 1; an exception of the function's is reported as one that nobody can
+    catch. Function and hook must be kept alive."""
     place = ctypes.c_void_p.from_buffer(ctypes.py_object(function)).value or 0
     failed = _first(place) + _call("PyErr_WriteUnraisable") + bytes.fromhex("31c0")  # xor eax,eax
     code = bytes.fromhex("53")  # push rbx
@@ -156,20 +157,39 @@ def python_hook(function: Callable[..., object], vector: bool = False) -> Machin
     code += bytes.fromhex(f"4885c0 75{len(failed):02x}") + failed + bytes.fromhex("4889c7") + _call("Py_DecRef")
     if vector:
         code += bytes.fromhex("4889df") + _call("Py_DecRef")  # mov rdi,rbx
-    return MachineCode(code + bytes.fromhex("b801000000 5b c3"))  # mov eax,1; pop rbx; ret
+    # mov rdx,clear; mov dword [rdx],-1; mov eax,1; pop rbx; ret
+    return MachineCode(
+        code + b"\x48\xba%b" % clear.to_bytes(8, "little") + bytes.fromhex("c702ffffffff b801000000 5bc3")
+    )
 
 
-def builtin(name: str, function: int, first: int, arguments: int = 0, returns: bool = False) -> tuple[Any, object]:
-    """A Python function that calls a native one, and what must be kept alive for it.
+def builtin(name: str, first: int, function: int | bytes, argument: bool = False) -> tuple[Any, object]:
+    """A Python function made of a native one, and what must be kept alive for it.
 
-    It gives it `first`, and as its second argument its own one, an integer, if it has one. `returns`: it gives back
-    what the native one returns, 32 bits without a sign; otherwise 0.
+    The native one gets `first`, and as its second argument the Python function's own one, an integer, if it has one.
+    It is called at an address, or is machine code that has its argument in RDI and leaves a result in EAX. The result
+    is taken for 32 bits without a sign.
     """
     code = bytes.fromhex("50")  # push rax
-    if arguments:
+    if argument:
         # mov rdi,rsi; …; mov rsi,rax
         code += bytes.fromhex("4889f7") + _call("PyLong_AsUnsignedLongLongMask") + bytes.fromhex("4889c6")
-    code += _first(first) + _call(function) + bytes.fromhex("89c7" if returns else "31ff")  # mov edi,eax or xor edi,edi
-    page = MachineCode(code + _call("PyLong_FromUnsignedLong") + bytes.fromhex("59 c3"))  # pop rcx; ret
-    definition = _MethodDefinition(name.encode(), page.address, _FUNCTION_TYPES[arguments])
+    code += _first(first) + (function if isinstance(function, bytes) else _call(function))
+    # mov edi,eax; …; pop rcx; ret
+    page = MachineCode(code + bytes.fromhex("89c7") + _call("PyLong_FromUnsignedLong") + bytes.fromhex("59 c3"))
+    definition = _MethodDefinition(name.encode(), page.address, _ONE_ARGUMENT if argument else _NO_ARGUMENTS)
     return _new_function(ctypes.addressof(definition), None, None), (page, definition)
+
+
+def read_flags(helper: int) -> bytes:
+    """RFLAGS as the guest would see it pushed, of the processor whose state RDI points to, for `builtin`.
+
+    Where the condition codes are not computed yet, QEMU's `helper` does it.
+    """
+    #   cmp dword [rdi+4*CC_OP],CC_OP_EFLAGS; jne 1f
+    #   mov eax,[rdi+8*CC_SRC]; and eax,EF_CONDITIONS; mov edx,[rdi+4*DF]; and edx,EF_DF; or eax,edx
+    #   or eax,[rdi+8*EFLAGS]; jmp 2f
+    # 1:call helper
+    # 2:
+    computed = bytes.fromhex("8b8798000000 25d5080000 8b97ac000000 81e200040000 09d0 0b8788000000 eb0c")
+    return bytes.fromhex(f"83bfa800000001 75{len(computed):02x}") + computed + _call(helper)

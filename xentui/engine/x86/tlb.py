@@ -24,8 +24,8 @@ class Tlb:
     def __init__(self, cpu: int) -> None:
         self._windows = _find_windows(cpu + CPU_ENV)
         self._flushes = 0
-        self.flush_page, page = builtin("flush_page", address_of(uc.tlb_flush_page), cpu, 1)
-        self._flush, all_of_it = builtin("flush", address_of(uc.tlb_flush), cpu)
+        self.flush_page, page = builtin("flush_page", cpu, address_of(uc.tlb_flush_page), True)
+        self._flush, all_of_it = builtin("flush", cpu, address_of(uc.tlb_flush))
         self._keep = page, all_of_it
 
     def flush(self) -> None:

@@ -20,7 +20,6 @@ from xentui.engine.x86.state import (
     ERROR_CODE,
     EXCEPTION_IS_INT,
     MASK32,
-    NO_EXCEPTION,
     OLD_EXCEPTION,
     RIP,
 )
@@ -57,8 +56,8 @@ class TrapHooks:
         self.hooks = self._trap_hooks(handlers) + self._emulation_hooks(handlers)
 
     def _python_hook(self, kind: int, function: Callable[..., None], *extra: int, vector: bool = False) -> int:
-        """A hook of traps, which come too often for one of ctypes'."""
-        code = native.python_hook(function, vector)
+        """A hook of traps, which come too often for one of ctypes'. No exception is being delivered any more then."""
+        code = native.python_hook(function, self.processor.env + 4 * OLD_EXCEPTION, vector)
         self.processor.keep += [function, code]
         return self.processor.add_hook(kind, code.address, 0, *extra)
 
@@ -116,15 +115,15 @@ class TrapHooks:
             try:
                 if i[EXCEPTION_IS_INT]:
                     interrupt(vector)
-                elif vector == 14 and i[ERROR_CODE] & _FETCH and fetched_early():
-                    pass
+                elif vector == 14:
+                    if not i[ERROR_CODE] & _FETCH or not fetched_early():
+                        exception(14)
                 elif vector == 1 and breakpoints and processor.meets_breakpoint():
                     processor.settle()
                 elif vector != 1 or processor.steps_from != q[RIP] or not processor.begins_step():
                     exception(vector)
                 if late[0]:
                     stop()
-                i[OLD_EXCEPTION] = NO_EXCEPTION
             except BaseException as error:
                 failed(error)
 
@@ -141,7 +140,6 @@ class TrapHooks:
                 invalid()
                 if late[0]:
                     stop()
-                i[OLD_EXCEPTION] = NO_EXCEPTION
             except BaseException as error:
                 failed(error)
 

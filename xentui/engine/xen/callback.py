@@ -11,10 +11,8 @@ import struct
 
 from xentui.engine.x86.exceptions import X86_EXC_NMI
 from xentui.engine.x86.state import (
-    CC_OP_EFLAGS,
     CS,
     EF_AC,
-    EF_CONDITIONS,
     EF_IF,
     EF_IOPL,
     EF_NT,
@@ -40,13 +38,13 @@ from xentui.engine.xen.abi.core import VMASST_TYPE_architectural_iopl
 from xentui.engine.xen.abi.errno import EINVAL, ENOSYS
 from xentui.engine.xen.continuation import create_continuation, preempt_check
 from xentui.engine.xen.domain import TrapHandler, Vcpu
-from xentui.engine.xen.guest_access import access_ok
 
-# RCX, RSP, R11, RIP, EFLAGS, CC_SRC, CC_OP, DF and the selectors of CS and SS, where they lie in the state
-_REGISTERS = struct.Struct("<8xQ16xQ48xQ32xQQ8xQ8xII32xI20xI").unpack_from
+# RCX, RSP, R11, RIP and the selectors of CS and SS, where they lie in the state
+_REGISTERS = struct.Struct("<8xQ16xQ48xQ32xQ72xI20xI").unpack_from
 _pack7, _pack8 = struct.Struct("<7Q").pack_into, struct.Struct("<8Q").pack_into
 FLAT_KERNEL_CS64, FLAT_KERNEL_SS64 = 0xE033, 0xE02B
 FLAT_KERNEL_CS32 = 0xE019
+_WITHOUT_IOPL, _WITHOUT_IF = ~EF_IOPL, ~(EF_IF | EF_IOPL)
 _CLEARED = EF_AC | EF_VM | EF_RF | EF_NT | EF_TF
 _GATE_CLEARED = EF_VM | EF_RF | EF_NT | EF_TF
 _COST_HANDLER = 20
@@ -76,9 +74,9 @@ def toggle_mode(vcpu: Vcpu) -> None:
 
 def bounce64(vcpu: Vcpu, address: int, masks_events: bool, error_code: int | None) -> bool:
     """The same for a 64-bit guest, whose handlers all run in the flat kernel segments."""
-    q, info = vcpu.q, vcpu.info
-    rcx, stack, r11, rip, eflags, conditions, cc_op, df, selector, ss = _REGISTERS(vcpu.processor.state.raw)
-    flags = eflags | conditions & EF_CONDITIONS if cc_op == CC_OP_EFLAGS and df == 1 else vcpu.processor.read_flags()
+    q, info, read_flags = vcpu.q, vcpu.info, vcpu.read_flags
+    rcx, stack, r11, rip, selector, ss = _REGISTERS(vcpu.raw)
+    flags = read_flags()
     if vcpu.kernel_mode:
         selector &= 0xFFFC  # ring 0 in the frame tells the guest that it was in its kernel
         top = stack
@@ -86,34 +84,20 @@ def bounce64(vcpu: Vcpu, address: int, masks_events: bool, error_code: int | Non
         toggle_mode(vcpu)
         top = vcpu.kernel_sp
     mask = info[1]
-    pushed = flags & ~(EF_IF | EF_IOPL) | (0 if mask else EF_IF)
+    pushed = flags & _WITHOUT_IF if mask else flags & _WITHOUT_IOPL | EF_IF
     if vcpu.domain.vm_assist & _ARCH_IOPL:
         pushed |= vcpu.iopl << 12
-    top = (top & ~0xF) - (56 if error_code is None else 64) & MASK64
-    space = vcpu.space
-    base = space.writes.get(top >> 12)
-    if base is None and access_ok(vcpu, top, 64):
-        base = space.write_page(top)
-    within = top & 0xFFF
-    if base is not None and base >= 0 and within <= 0x1000 - 64 and address:
-        if error_code is None:
-            _pack7(vcpu.ram, base + within, rcx, r11, rip, selector | mask << 32, pushed, stack, ss)
-        else:
-            _pack8(
-                vcpu.ram, base + within, rcx, r11, error_code, rip, selector | mask << 32, pushed, stack, ss
-            )  # fmt: skip
-    elif not address:
-        vcpu.hv.crash(vcpu, "no handler for a trap")
-        return False
-    else:
+    top = (top & ~0xF) - (56 if error_code is None else 64)
+    base, within = vcpu.space.writes.get(top >> 12), top & 0xFFF
+    if base is None or within > 0x1000 - 64 or not address:
+        top &= MASK64
         words = [rcx, r11, rip, selector | mask << 32, pushed, stack, ss]
-        if error_code is not None:
-            words.insert(2, error_code)
-        try:
-            guest_access.write(vcpu, top, struct.pack(f"<{len(words)}Q", *words))
-        except guest_access.GuestFault:
-            vcpu.hv.crash(vcpu, f"unusable kernel stack at {top:#x}")
+        if not _write_frame64(vcpu, top, words, error_code, address):
             return False
+    elif error_code is None:
+        _pack7(vcpu.ram, base + within, rcx, r11, rip, selector | mask << 32, pushed, stack, ss)
+    else:
+        _pack8(vcpu.ram, base + within, rcx, r11, error_code, rip, selector | mask << 32, pushed, stack, ss)
     if masks_events:
         info[1] = 1
     if flags & _CLEARED:
@@ -125,9 +109,24 @@ def bounce64(vcpu: Vcpu, address: int, masks_events: bool, error_code: int | Non
     return True
 
 
+def _write_frame64(vcpu: Vcpu, top: int, words: list[int], error_code: int | None, address: int) -> bool:
+    """Write a frame where it is not known yet that it can be; False if the domain crashed over it."""
+    if not address:
+        vcpu.hv.crash(vcpu, "no handler for a trap")
+        return False
+    if error_code is not None:
+        words.insert(2, error_code)
+    try:
+        guest_access.write(vcpu, top, struct.pack(f"<{len(words)}Q", *words))
+    except guest_access.GuestFault:
+        vcpu.hv.crash(vcpu, f"unusable kernel stack at {top:#x}")
+        return False
+    return True
+
+
 def _bounce32(vcpu: Vcpu, selector: int, address: int, masks_events: bool, error_code: int | None) -> bool:
     q, i, info = vcpu.q, vcpu.i, vcpu.info
-    flags = vcpu.processor.read_flags()
+    flags = vcpu.read_flags()
     mask = info[1]
     pushed = flags & ~(EF_IF | EF_IOPL) & MASK32 | (0 if mask else EF_IF)
     if vcpu.domain.vm_assist & _ARCH_IOPL:
@@ -164,7 +163,7 @@ def through_gate(vcpu: Vcpu, handler: TrapHandler) -> bool:
     stack or its segment cannot be used; the hypervisor then takes the trap.
     """
     q, i = vcpu.q, vcpu.i
-    flags = vcpu.processor.read_flags()
+    flags = vcpu.read_flags()
     top = vcpu.kernel_sp - 20 & MASK32
     frame = struct.pack("<5I", q[RIP] & MASK32, i[CS] & 0xFFFF, flags & MASK32, q[RSP] & MASK32, i[SS] & 0xFFFF)
     base = segment_registers.stack_base(vcpu, vcpu.kernel_ss)

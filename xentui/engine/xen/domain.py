@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 RUNNING, RUNNABLE, BLOCKED, OFFLINE = 0, 1, 2, 3
 
 NO_FRAME = -1
-_CR2_64, _CR2_32 = struct.Struct("<Q").pack_into, struct.Struct("<I").pack_into
+CR2_64, _CR2_32 = 16, 8
+"""Where in vcpu_info the address of a page fault is: arch.cr2."""
+set_cr2_64, _set_cr2_32 = struct.Struct("<Q").pack_into, struct.Struct("<I").pack_into
 
 
 class TrapHandler:
@@ -52,7 +54,8 @@ class Vcpu:
         self.id = number
         self.width = domain.width
         self.processor = processor
-        self.q, self.i = processor.state.q, processor.state.i
+        self.q, self.i, self.raw = processor.state.q, processor.state.i, processor.state.raw
+        self.read_flags = processor.read_flags
         self.ram = domain.hv.ram
         self.space = AddressSpace(domain.hv.ram64)
         self.saved: bytes = processor.reset_state
@@ -145,9 +148,9 @@ class Vcpu:
     def set_cr2(self, address: int) -> None:
         """Tell the guest where its page fault was (vcpu_info.arch.cr2; it cannot read the register)."""
         if self.width == 64:
-            _CR2_64(self.info, 16, address)
+            set_cr2_64(self.info, CR2_64, address)
         else:
-            _CR2_32(self.info, 8, address & 0xFFFF_FFFF)
+            _set_cr2_32(self.info, _CR2_32, address & 0xFFFF_FFFF)
 
     def flush_tlb(self) -> None:
         """Drop every cached translation of this vCPU."""

@@ -13,12 +13,6 @@ from xentui.engine.clock import BYTES_PER_NS, COST_EMULATED, COST_ENTRY
 from xentui.engine.trace import Instruction, Kind, rings
 from xentui.engine.x86 import exceptions as x
 from xentui.engine.x86.state import (
-    CC_OP,
-    CC_OP_EFLAGS,
-    CC_SRC,
-    DF,
-    EF_CONDITIONS,
-    EFLAGS,
     ERROR_CODE,
     HFLAGS,
     MASK32,
@@ -48,6 +42,7 @@ if TYPE_CHECKING:
 
 HYPERCALL_VECTOR, SYSCALL_VECTOR = 0x82, 0x80
 _SYSCALL_LENGTH = 2
+_HYPERCALL = Kind.HYPERCALL
 _IRET = nr.HYPERCALL_iret
 _FIVE_ARGUMENTS = nr.HYPERCALL_update_va_mapping_otherdomain
 # RAX, RDX, RSI, RDI, R10 and RIP where they lie in the processor's state, in one call
@@ -92,7 +87,7 @@ class Entry:
 
     def _syscall_entry(self) -> Callable[[], None]:
         """SYSCALL: a 64-bit kernel's hypercall, or a system call of its user code for the hypervisor to pass on."""
-        q, i, raw, budget = self.q, self.i, self.processor.state.raw, self.processor.budget
+        q, raw, budget = self.q, self.processor.state.raw, self.processor.budget
         settle, read_flags, exact = self.processor.settle, self.processor.read_flags, self.processor.counts_code
         now, put, table, size = self.hv.clock.now, self.hv.put, hypercall.TABLE, hypercall.TABLE_SIZE
 
@@ -108,8 +103,7 @@ class Entry:
             q[RIP] = q[RCX] = behind
             number = rax & MASK32
             if number != _IRET:  # which sets R11 itself
-                plain = i[CC_OP] == CC_OP_EFLAGS and i[DF] == 1
-                q[R11] = q[EFLAGS] | q[CC_SRC] & EF_CONDITIONS if plain else read_flags()
+                q[R11] = read_flags()
             if vcpu.kernel_mode and vcpu.width == 64:
                 count += 1
                 if exact:
@@ -122,7 +116,7 @@ class Entry:
                     hypercall.count_missing(vcpu, number)
                 result &= MASK64
                 q[RAX] = result
-                put(now(), rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result)
+                put(now(), rip, _HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result)
             else:
                 q[R11] = read_flags()
                 self._guest_syscall(vcpu, rip)
@@ -164,7 +158,7 @@ class Entry:
                 q[RAX] = result & MASK32
                 if number == _FIVE_ARGUMENTS:
                     d |= (q[RDI] & MASK32) << 32
-                put(now(), rip, Kind.HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result & MASK64)
+                put(now(), rip, _HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result & MASK64)
             elif vector == SYSCALL_VECTOR and i[HFLAGS] & 3 == 3 and self._direct_trap(vcpu):
                 return
             else:
@@ -224,7 +218,7 @@ class Entry:
                 settle()
                 budget[0] -= _ENTRY_BYTES
             self.traps += 1
-            if vector == x.X86_EXC_PF:
+            if vector == 14:  # X86_EXC_PF
                 page_fault(vcpu)
             elif vector == x.X86_EXC_GP:
                 traps.general_protection(vcpu)

@@ -47,7 +47,7 @@ def bounce(vcpu: Vcpu, cs: int, ss: int) -> None:
     if not address:
         vcpu.hv.crash(vcpu, f"no failsafe callback for a return to {cs:#06x}:{vcpu.q[RIP]:#x} with stack {ss:#06x}")
         return
-    flags = vcpu.processor.read_flags()
+    flags = vcpu.read_flags()
     entered = _enter64(vcpu, cs, ss, flags) if vcpu.width == 64 else _enter32(vcpu, cs, ss, flags, selector)
     if not entered:
         vcpu.hv.crash(vcpu, f"unusable kernel stack or failsafe callback {selector:#06x}:{address:#x}")

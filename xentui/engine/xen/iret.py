@@ -38,7 +38,10 @@ _ARCH_IOPL = 1 << VMASST_TYPE_architectural_iopl
 _GUESTS_FLAGS = 0x3F_7FD7 & ~(EF_CONDITIONS | EF_DF | EF_IOPL | EF_VM)
 """The bits of RFLAGS, besides the condition codes and DF, that a guest's frame may set."""
 # RIP, EFLAGS, CC_SRC, CC_OP and DF; CC_DST and CC_SRC2 in between have no meaning with CC_OP_EFLAGS
+_RIP_BYTE = 8 * RIP
 _STORE = struct.Struct("<QQ8xQ8xII").pack_into
+_RF_TF, _ALWAYS = EF_RF | EF_TF, EF_IF | EF_FIXED
+_read_frame64 = struct.Struct("<9Q").unpack_from
 _FRAME64 = struct.Struct("<9Q")
 _FRAME32 = struct.Struct("<4I")
 FLAT_USER_CS64, FLAT_USER_SS64 = 0xE033, 0xE02B
@@ -52,7 +55,7 @@ def do_iret(vcpu: Vcpu, _a: int, _b: int, _c: int, _d: int) -> int:
     top = q[RSP]
     base = vcpu.space.reads.get(top >> 12)
     if base is not None and top & 0xFFF <= 0x1000 - 72:
-        frame = _FRAME64.unpack_from(vcpu.ram, base + (top & 0xFFF))
+        frame = _read_frame64(vcpu.ram, base + (top & 0xFFF))
     else:
         try:
             frame = _FRAME64.unpack(guest_access.read(vcpu, top, 72))
@@ -74,10 +77,10 @@ def do_iret(vcpu: Vcpu, _a: int, _b: int, _c: int, _d: int) -> int:
         cs, ss = FLAT_USER_CS64, FLAT_USER_SS64
     q[RCX], q[RSP], q[R11] = rcx, rsp, r11
     _STORE(
-        vcpu.processor.state.raw, RIP * 8, rip, flags & _GUESTS_FLAGS | EF_IF | EF_FIXED,
+        vcpu.raw, _RIP_BYTE, rip, flags & _GUESTS_FLAGS | _ALWAYS,
         flags & EF_CONDITIONS, CC_OP_EFLAGS, MASK32 if flags & EF_DF else 1,
     )  # fmt: skip
-    if flags & (EF_RF | EF_TF):
+    if flags & _RF_TF:
         if flags & EF_RF:
             vcpu.processor.debug_registers.resume_past()
         if flags & EF_TF and not how & _IN_SYSCALL:

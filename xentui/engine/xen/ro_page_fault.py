@@ -156,7 +156,7 @@ def _execute(vcpu: Vcpu, write: Write, target: int) -> bool:
     old = word >> shift & mask
     new, flags, changed = old, 0, 0
     operand = read_register(q, write.register, size) if write.register >= 0 else write.immediate & mask
-    given = vcpu.processor.read_flags()
+    given = vcpu.read_flags()
     if name in ARITHMETIC:
         new, flags = ARITHMETIC[name](old, operand, given & EF_CF, size)
         changed = EF_ARITHMETIC

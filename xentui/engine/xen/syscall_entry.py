@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from xentui.engine.trace import Kind, rings
 from xentui.engine.x86.exceptions import X86_EXC_GP, X86_EXC_UD
-from xentui.engine.x86.state import CS, EF_DF, HF_CPL, HF_CS64, HFLAGS, MASK32, RAX, RDI, RIP, RSP, SS
+from xentui.engine.x86.state import CS, DF, HF_CPL, HF_CS64, HFLAGS, MASK32, RAX, RDI, RIP, RSP, SS
 from xentui.engine.xen import callback, traps
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def _enter(vcpu: Vcpu, selector: int, address: int, masks_events: bool, rip: int
     hv, q = vcpu.hv, vcpu.q
     if not callback.bounce(vcpu, selector, address, masks_events):
         return False
-    flags = vcpu.processor.read_flags()
-    if flags & EF_DF:
-        vcpu.processor.write_flags(flags & ~EF_DF)
+    vcpu.i[DF] = 1  # as it is in the state: 1 or -1
     hv.put(
         hv.clock.now(), rip, Kind.SYSCALL, vcpu.id, vcpu.domain.id, q[RAX] & MASK32,
         q[RDI], 0, address, rings(3, vcpu.i[HFLAGS] & HF_CPL), 0,

@@ -46,12 +46,15 @@ from xentui.engine.xen import (
 )
 from xentui.engine.xen.callback import bounce64
 from xentui.engine.xen.debugreg import DR6_SET, DR6_SINGLE_STEP
+from xentui.engine.xen.domain import CR2_64, set_cr2_64
 
 if TYPE_CHECKING:
     from xentui.engine.xen.domain import TrapHandler, Vcpu
 
 PF_PRESENT, PF_WRITE, PF_USER, PF_FETCH = 1, 2, 4, 16
 SELECTOR_IN_IDT = 2
+_NOT_USER = ~PF_USER
+_EXCEPTION, _PAGE_FAULT = Kind.EXCEPTION, Kind.PAGE_FAULT
 _PERDOMAIN_START, _PERDOMAIN_END = 0xFFFF_8200_0000_0000, 0xFFFF_8280_0000_0000
 _CR0_TS = 8
 _RING3 = rings(3, 3)
@@ -72,8 +75,9 @@ def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
     else:
         crossing = _enter32(vcpu, handler, error_code)
     if crossing:
-        hv.put(
-            hv.clock.now(), rip, Kind.EXCEPTION, vcpu.id, vcpu.domain.id, vector,
+        put, now = hv.put, hv.clock.now
+        put(
+            now(), rip, _EXCEPTION, vcpu.id, vcpu.domain.id, vector,
             error_code or 0, 0, handler.address, crossing, 0,
         )  # fmt: skip
 
@@ -83,10 +87,14 @@ def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
 
     The processor saw ring 3 in either case for 64-bit guests (pv/traps.c, pv_inject_event).
     """
-    in_kernel = vcpu.kernel_mode if vcpu.width == 64 else vcpu.in_kernel
-    error_code = error_code & ~PF_USER if in_kernel else error_code | PF_USER
     handler, hv, rip = vcpu.traps[X86_EXC_PF], vcpu.hv, vcpu.q[RIP]
-    vcpu.set_cr2(address)
+    if vcpu.width == 64:
+        in_kernel = vcpu.kernel_mode
+        set_cr2_64(vcpu.info, CR2_64, address)
+    else:
+        in_kernel = vcpu.in_kernel
+        vcpu.set_cr2(address)
+    error_code = error_code & _NOT_USER if in_kernel else error_code | PF_USER
     if handler is None:
         hv.crash(vcpu, f"unhandled page fault at {address:#x}, error code {error_code:#06x}")
         return
@@ -95,8 +103,9 @@ def inject_page_fault(vcpu: Vcpu, address: int, error_code: int) -> None:
     else:
         crossing = _enter32(vcpu, handler, error_code)
     if crossing:
-        hv.put(
-            hv.clock.now(), rip, Kind.PAGE_FAULT, vcpu.id, vcpu.domain.id, error_code,
+        put, now = hv.put, hv.clock.now
+        put(
+            now(), rip, _PAGE_FAULT, vcpu.id, vcpu.domain.id, error_code,
             address, 0, handler.address, crossing, 0,
         )  # fmt: skip
 
@@ -111,8 +120,8 @@ def _enter32(vcpu: Vcpu, handler: TrapHandler, error_code: int | None) -> int:
 def page_fault(vcpu: Vcpu) -> None:
     """#PF: something for the hypervisor to do unseen, or the guest's own matter."""
     address, error_code = vcpu.q[CR2], vcpu.i[ERROR_CODE]
-    theirs = not error_code & PF_PRESENT and not _PERDOMAIN_START <= address < _PERDOMAIN_END
-    if theirs or not _fixed_up(vcpu, address, error_code):
+    ours = error_code & PF_PRESENT or _PERDOMAIN_START <= address < _PERDOMAIN_END
+    if not ours or not _fixed_up(vcpu, address, error_code):
         inject_page_fault(vcpu, address, error_code)
 
 
@@ -244,7 +253,7 @@ def debug(vcpu: Vcpu) -> None:
     stepped, q[DR6] = q[DR6] & DR6_SINGLE_STEP, q[DR6] & ~DR6_SINGLE_STEP
     if not stepped and debugreg.instruction_breakpoint(vcpu):
         return
-    vcpu.debug[6] |= DR6_SET | (DR6_SINGLE_STEP if vcpu.processor.read_flags() & EF_TF else 0)
+    vcpu.debug[6] |= DR6_SET | (DR6_SINGLE_STEP if vcpu.read_flags() & EF_TF else 0)
     inject(vcpu, X86_EXC_DB)
 
 
