@@ -154,6 +154,7 @@ class Processor:
         if install:
             self.add_hook(uc.HOOK_BLOCK, self.machine_code(native.BLOCK_HOOK), ctypes.addressof(words))
         self.keep.append(words)
+        self.budget_address = ctypes.addressof(words)
         self._counters = memoryview(words).cast("B")
         self._block = self._counters.cast("Q")
         return self._counters.cast("q")

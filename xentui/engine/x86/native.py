@@ -140,27 +140,50 @@ def _first(value: int) -> bytes:
     return b"\x48\xbf%b" % value.to_bytes(8, "little")
 
 
-def python_hook(function: Callable[..., object], clear: int, vector: bool = False) -> MachineCode:
-    """A hook that calls a Python function, with the hook's second argument if that is a vector, and then sets the
-    32-bit word at `clear` to -1. It returns 1; an exception of the function's is reported as one that nobody can
-    catch. Function and hook must be kept alive."""
+def python_hook(function: Callable[[], object], before: bytes = b"", after: bytes = b"") -> MachineCode:
+    """A hook that calls a Python function, with machine code before and after it, and returns 1. Its second argument
+    is in ESI before; RBX may be used. What the function raises is reported as an exception that nobody can catch.
+    Both the function and the hook must be kept alive."""
     place = ctypes.c_void_p.from_buffer(ctypes.py_object(function)).value or 0
     failed = _first(place) + _call("PyErr_WriteUnraisable") + bytes.fromhex("31c0")  # xor eax,eax
-    code = bytes.fromhex("53")  # push rbx
-    if vector:
-        code += bytes.fromhex("89f7") + _call("PyLong_FromUnsignedLong")  # mov edi,esi
-        code += bytes.fromhex("4889c3 4889c6") + _first(place)  # mov rbx,rax; mov rsi,rax
-        code += _call("PyObject_CallOneArg")
-    else:
-        code += _first(place) + _call("PyObject_CallNoArgs")
-    # test rax,rax; jne over; mov rdi,rax
-    code += bytes.fromhex(f"4885c0 75{len(failed):02x}") + failed + bytes.fromhex("4889c7") + _call("Py_DecRef")
-    if vector:
-        code += bytes.fromhex("4889df") + _call("Py_DecRef")  # mov rdi,rbx
-    # mov rdx,clear; mov dword [rdx],-1; mov eax,1; pop rbx; ret
     return MachineCode(
-        code + b"\x48\xba%b" % clear.to_bytes(8, "little") + bytes.fromhex("c702ffffffff b801000000 5bc3")
+        bytes.fromhex("53")  # push rbx
+        + before
+        + (_first(place) + _call("PyObject_CallNoArgs"))
+        + (bytes.fromhex(f"4885c0 75{len(failed):02x}") + failed)  # test rax,rax; jne over
+        + (bytes.fromhex("4889c7") + _call("Py_DecRef"))  # mov rdi,rax
+        + after
+        + bytes.fromhex("b801000000 5b c3")  # mov eax,1; pop rbx; ret
     )
+
+
+def store(address: int, value: int) -> bytes:
+    """Set a 32-bit word: mov rdx,address; mov dword [rdx],value."""
+    return b"\x48\xba%b\xc7\x02%b" % (address.to_bytes(8, "little"), value.to_bytes(4, "little"))
+
+
+def store_second(address: int) -> bytes:
+    """Set a 32-bit word to a hook's second argument: mov rdx,address; mov [rdx],esi."""
+    return b"\x48\xba%b\x89\x32" % address.to_bytes(8, "little")
+
+
+def before_syscall(env: int, budget: int, helper: int) -> bytes:
+    """What SYSCALL does besides going to ring 0: RFLAGS in R11, the address behind it in RCX, and RIP there. It ends
+    its block, and only it has not been executed. `budget`: the block hook's structure."""
+    #   mov rbx,env; mov rdi,rbx; …; mov [rbx+8*R11],rax
+    #   mov rax,[rbx+8*RIP]; add rax,2; mov [rbx+8*RIP],rax; mov [rbx+8*RCX],rax
+    #   mov rdx,budget; cmp qword [rdx+8*BLOCK_SIZE],0; je 1f; add qword [rdx],2; mov qword [rdx+8*BLOCK_SIZE],0
+    # 1:
+    return (
+        (b"\x48\xbb%b" % env.to_bytes(8, "little") + bytes.fromhex("4889df") + read_flags(helper))
+        + bytes.fromhex("48894358 488b8380000000 4883c002 48898380000000 48894308")
+        + (b"\x48\xba%b" % budget.to_bytes(8, "little"))
+        + bytes.fromhex("48837a1800 740c 48830202 48c7421800000000")
+    )
+
+
+AFTER_SYSCALL = bytes.fromhex("4883ab80000000 02")
+"""The emulator adds the instruction's length when it goes on: sub qword [rbx+8*RIP],2."""
 
 
 def builtin(name: str, first: int, function: int | bytes, argument: bool = False) -> tuple[Any, object]:

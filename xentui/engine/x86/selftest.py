@@ -80,7 +80,7 @@ _EXPECTED64 = [
     ("in", 0x3F8, 47),
     ("out", 0x3F8, 48),
     ("exception", 13, 48),
-    ("syscall", 0, 49),
+    ("syscall", 0, 51),
 ]
 
 

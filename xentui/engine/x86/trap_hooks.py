@@ -20,6 +20,7 @@ from xentui.engine.x86.state import (
     ERROR_CODE,
     EXCEPTION_IS_INT,
     MASK32,
+    NO_EXCEPTION,
     OLD_EXCEPTION,
     RIP,
 )
@@ -32,9 +33,10 @@ _FETCH = 16  # page-fault error code: the access was an instruction fetch
 
 class TrapHandlers(Protocol):
     """Who takes the traps. `exception` and `interrupt` get the vector; RIP lies at the instruction for exceptions
-    that are faults and behind it for traps and INT n. The port handlers are asked for every IN and OUT, whatever the
-    ring; None or False means that the guest may not, which comes back as exception #GP. So it is with RDTSC. Where
-    the instruction does not end its block (CPUID, IN, OUT, RDTSC), `unexecuted` says what is left of it."""
+    that are faults and behind it for traps, INT n and SYSCALL, which has set RCX and R11. The port handlers are asked
+    for every IN and OUT, whatever the ring; None or False means that the guest may not, which comes back as exception
+    #GP. So it is with RDTSC. Where the instruction does not end its block (CPUID, IN, OUT, RDTSC), `unexecuted` says
+    what is left of it."""
 
     def exception(self, vector: int) -> None: ...
     def interrupt(self, vector: int) -> None: ...
@@ -55,9 +57,9 @@ class TrapHooks:
         self.block = processor.budget.cast("B").cast("Q")
         self.hooks = self._trap_hooks(handlers) + self._emulation_hooks(handlers)
 
-    def _python_hook(self, kind: int, function: Callable[..., None], *extra: int, vector: bool = False) -> int:
-        """A hook of traps, which come too often for one of ctypes'. No exception is being delivered any more then."""
-        code = native.python_hook(function, self.processor.env + 4 * OLD_EXCEPTION, vector)
+    def _python_hook(self, kind: int, function: Callable[[], None], before: bytes, after: bytes, *extra: int) -> int:
+        """A hook of traps, which come too often for one of ctypes'."""
+        code = native.python_hook(function, before, after)
         self.processor.keep += [function, code]
         return self.processor.add_hook(kind, code.address, 0, *extra)
 
@@ -111,8 +113,9 @@ class TrapHooks:
         failed, fetched_early = processor.failed, processor.fetched_early
         breakpoints, late, stop = processor.breakpoints.addresses, processor.late, processor.stop
 
-        def on_interrupt(vector: int) -> None:
+        def on_interrupt() -> None:
             try:
+                vector = word[0]
                 if i[EXCEPTION_IS_INT]:
                     interrupt(vector)
                 elif vector == 14:
@@ -143,10 +146,17 @@ class TrapHooks:
             except BaseException as error:
                 failed(error)
 
+        words = (ctypes.c_uint32 * 1)()
+        word = memoryview(words).cast("B").cast("I")
+        processor.keep.append(words)
+        delivered = native.store(processor.env + 4 * OLD_EXCEPTION, NO_EXCEPTION)
+        before = native.before_syscall(
+            processor.env, processor.budget_address, native.address_of(uc.read_eflags)
+        )  # fmt: skip
         return [
-            self._python_hook(uc.HOOK_INTR, on_interrupt, vector=True),
-            self._python_hook(uc.HOOK_INSN_INVALID, on_invalid),
-            self._python_hook(uc.HOOK_INSN, on_syscall, uc.INS_SYSCALL),
+            self._python_hook(uc.HOOK_INTR, on_interrupt, native.store_second(ctypes.addressof(words)), delivered),
+            self._python_hook(uc.HOOK_INSN_INVALID, on_invalid, b"", delivered),
+            self._python_hook(uc.HOOK_INSN, on_syscall, before, native.AFTER_SYSCALL, uc.INS_SYSCALL),
             self._sysenter_hook(),
         ]
 

@@ -17,7 +17,6 @@ from xentui.engine.x86.state import (
     HFLAGS,
     MASK32,
     MASK64,
-    R11,
     RAX,
     RBX,
     RCX,
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 HYPERCALL_VECTOR, SYSCALL_VECTOR = 0x82, 0x80
 _SYSCALL_LENGTH = 2
 _HYPERCALL = Kind.HYPERCALL
-_IRET = nr.HYPERCALL_iret
 _FIVE_ARGUMENTS = nr.HYPERCALL_update_va_mapping_otherdomain
 # RAX, RDX, RSI, RDI, R10 and RIP where they lie in the processor's state, in one call
 _ARGUMENTS = struct.Struct("<Q8xQ24xQQ16xQ40xQ").unpack_from
@@ -88,7 +86,7 @@ class Entry:
     def _syscall_entry(self) -> Callable[[], None]:
         """SYSCALL: a 64-bit kernel's hypercall, or a system call of its user code for the hypervisor to pass on."""
         q, raw, budget = self.q, self.processor.state.raw, self.processor.budget
-        settle, read_flags, exact = self.processor.settle, self.processor.read_flags, self.processor.counts_code
+        exact = self.processor.counts_code
         now, put, table, size = self.hv.clock.now, self.hv.put, hypercall.TABLE, hypercall.TABLE_SIZE
 
         count = 0
@@ -96,14 +94,9 @@ class Entry:
         def syscall() -> None:
             nonlocal count
             vcpu = self.vcpu
-            if exact and budget[3]:
-                settle()
-            rax, c, b, a, d, rip = _ARGUMENTS(raw)
-            behind = rip + _SYSCALL_LENGTH & MASK64
-            q[RIP] = q[RCX] = behind
+            rax, c, b, a, d, behind = _ARGUMENTS(raw)
             number = rax & MASK32
-            if number != _IRET:  # which sets R11 itself
-                q[R11] = read_flags()
+            rip = behind - _SYSCALL_LENGTH & MASK64
             if vcpu.kernel_mode and vcpu.width == 64:
                 count += 1
                 if exact:
@@ -118,12 +111,10 @@ class Entry:
                 q[RAX] = result
                 put(now(), rip, _HYPERCALL, vcpu.id, vcpu.domain.id, number, a, b, c, d, result)
             else:
-                q[R11] = read_flags()
                 self._guest_syscall(vcpu, rip)
             info = vcpu.info
             if (info[0] and not info[1]) or vcpu.nmi_pending:
                 self.leave(vcpu)
-            q[RIP] = q[RIP] - _SYSCALL_LENGTH & MASK64  # the processor adds the instruction's length on its way out
 
         self._count64 = lambda: count
         return syscall
