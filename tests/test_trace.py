@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import subprocess
 import sys
 
@@ -51,13 +50,6 @@ def test_every_field_comes_back() -> None:
     row = Record(U64, U64 - 1, 255, 254, 0xFFFF, 0xFFFFFFFF, 1, U64, 3, 4, -38 & U64)
     ring.put(*row)
     assert ring.latest(1) == [row]
-
-
-def test_values_beyond_their_field_are_refused() -> None:
-    ring = TraceRing(2)
-    with pytest.raises(struct.error):
-        ring.put(0, 0, Kind.HYPERCALL, 0, 1, 0, 0, 0, 0, 0, -1)
-    assert ring.head == 0
 
 
 @settings(max_examples=60, deadline=None)

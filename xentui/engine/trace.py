@@ -14,6 +14,7 @@ RECORD = struct.Struct("<QQBBHI5Q")
 """One record: time, rip, kind, vcpu, domain, number, a, b, c, d, result. Little-endian, no padding."""
 
 RECORD_SIZE = RECORD.size
+_FIELD_SIZES = (8, 8, 1, 1, 2, 4, 8, 8, 8, 8, 8)
 CHUNK_RECORDS = 65_536
 """A chunk, the unit in which records go to a recording, is cut at every multiple of this many records."""
 
@@ -273,7 +274,7 @@ def runner(domain: int, vcpu: int) -> int:
     return domain << 16 | vcpu
 
 
-Put = Callable[[int, int, int, int, int, int, int, int, int, int, int], None]
+Put = Callable[[int, int, int, int, int, int, int, int, int, int, int], object]
 PutRows = Callable[[bytes, int, int], None]
 Flush = Callable[[memoryview], None]
 Listener = Callable[[int, Record], None]
@@ -333,74 +334,71 @@ class TraceRing:
 
     def _build(self, flush: Flush | None, chunk_time: int) -> None:
         """Make `put` and what shares its state as closures: local variables cost half of what attributes do."""
+        import ctypes
+
+        from xentui.engine.trace_put import CURSOR, END, LIMIT, WORDS, native_put
+
         rows = self._rows
-        pack_into = RECORD.pack_into
         record_size = RECORD_SIZE
         ring_bytes = self.capacity * record_size
         chunk_bytes = min(CHUNK_RECORDS, self.capacity) * record_size
-        never = 1 << 64
+        never = U64
         listener: Listener | None = None
         lapped = 0  # records written in the laps before this one
-        offset = 0  # of the next record in the ring
-        start = 0  # of the chunk being filled
+        start = 0  # of the chunk being filled, as an offset in the ring
         chunk_end = chunk_bytes  # of that chunk when it is full
-        end = chunk_end  # where there is something to do: the chunk's, or with a listener the next record's
-        limit = 0 if chunk_time else never  # virtual time at which that chunk is cut
+        base = ctypes.addressof(ctypes.c_char.from_buffer(rows))
+        shared = (ctypes.c_uint64 * WORDS)()
+        words = memoryview(shared).cast("B").cast("Q")
+        words[LIMIT] = 0 if chunk_time else never  # virtual time at which that chunk is cut
+        words[CURSOR] = base  # of the next record
+        words[END] = base + chunk_end  # where there is something to do: the chunk's, or with a listener the next one's
 
         def cut() -> None:
-            nonlocal lapped, offset, start, chunk_end, end
+            nonlocal lapped, start, chunk_end
+            offset = words[CURSOR] - base
             if flush is not None and offset > start:
                 flush(rows[start:offset])
             if offset == ring_bytes:
                 lapped += ring_bytes // record_size
                 offset = 0
+                words[CURSOR] = base
             start = offset
             chunk_end = start - start % chunk_bytes + chunk_bytes
-            end = chunk_end if listener is None else offset + record_size
+            words[END] = base + (chunk_end if listener is None else offset + record_size)
 
         def reach_end() -> None:
-            nonlocal end
+            offset = words[CURSOR] - base
             number, written = lapped + offset // record_size - 1, offset - record_size
             if offset == chunk_end:
                 cut()
             if listener is not None:
-                end = offset + record_size
+                words[END] = words[CURSOR] + record_size
                 listener(number, Record(*RECORD.unpack_from(rows, written)))
 
         def listen(new: Listener | None) -> None:
-            nonlocal listener, end
+            nonlocal listener
             listener = new
-            end = chunk_end if new is None else offset + record_size
+            words[END] = base + chunk_end if new is None else words[CURSOR] + record_size
 
         def reach(time: int) -> None:
-            nonlocal limit
             cut()
-            limit = time - time % chunk_time + chunk_time
+            words[LIMIT] = min(never, time - time % chunk_time + chunk_time)
 
-        def put(
-            time: int, rip: int, kind: int, vcpu: int, domain: int, number: int,
-            a: int, b: int, c: int, d: int, result: int,
-        ) -> None:  # fmt: skip
-            nonlocal offset
-            if time >= limit:
-                reach(time)
-            pack_into(rows, offset, time, rip, kind, vcpu, domain, number, a, b, c, d, result)
-            offset += record_size
-            if offset == end:
-                reach_end()
+        put = native_put(shared, _FIELD_SIZES, reach, reach_end)
 
         def put_rows(rows_of_a_batch: bytes, first: int, last: int) -> None:
-            nonlocal offset
-            size = len(rows_of_a_batch)
-            if first < limit and last < limit and offset + size < end:
+            size, cursor, limit = len(rows_of_a_batch), words[CURSOR], words[LIMIT]
+            if first < limit and last < limit and cursor + size < words[END]:
+                offset = cursor - base
                 rows[offset : offset + size] = rows_of_a_batch
-                offset += size
+                words[CURSOR] = cursor + size
             else:  # a chunk is cut somewhere among them
                 for row in RECORD.iter_unpack(rows_of_a_batch):
                     put(*row)
 
         def head() -> int:
-            return lapped + offset // record_size
+            return lapped + (words[CURSOR] - base) // record_size
 
         self.put = put
         self.put_rows = put_rows

@@ -14,7 +14,8 @@ import os
 import signal
 from threading import get_native_id
 
-from xentui.engine.x86.native import SIGNAL_HANDLER, MachineCode
+from xentui.engine.machine_code import MachineCode
+from xentui.engine.x86.native import SIGNAL_HANDLER
 
 _SIGNAL = signal.SIGRTMIN + 3
 _CLOCK_MONOTONIC, _SIGEV_THREAD_ID = 1, 4

@@ -20,6 +20,7 @@ import platform
 from collections.abc import Callable
 from threading import get_native_id
 
+from xentui.engine.machine_code import MachineCode, address_of, with_integers
 from xentui.engine.x86 import exits, native
 from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.alarm import Alarm
@@ -93,14 +94,14 @@ class Processor:
         env = self.cpu + CPU_ENV
         self.state = State.at(env)
         self.env = env
-        self.read_flags, flags = native.builtin("read_flags", env, native.read_flags(native.address_of(uc.read_eflags)))
+        self.read_flags = with_integers("read_flags", env, native.read_flags(address_of(uc.read_eflags)))
         tlb = Tlb(self.cpu)
         self.flush_tlb, self.flush_page = tlb.flush, tlb.flush_page
         self._set_control_registers()
         self.vcpu: object | None = None
         """Whose state is loaded; the processor only carries it."""
         self.failure: BaseException | None = None
-        self.keep: list[object] = [flags]
+        self.keep: list[object] = []
         self._alarm: Alarm | None = None
         self._exits: Exits | None = None
         self._hooks: list[int] = []
@@ -147,10 +148,10 @@ class Processor:
     def _block_hook(self, install: bool) -> memoryview:
         """Put the native block hook in; `native` says what its structure holds."""
         words = (ctypes.c_int64 * native.BLOCK_WORDS)()
-        words[native.STOP_FUNCTION] = native.address_of(uc.uc_emu_stop)
+        words[native.STOP_FUNCTION] = address_of(uc.uc_emu_stop)
         words[native.EXEMPT_BUDGET] = native.NO_BUDGET
         words[native.ENV], words[native.CPU] = self.env, self.cpu
-        words[native.EXIT_FUNCTION] = native.address_of(uc.cpu_loop_exit_noexc)
+        words[native.EXIT_FUNCTION] = address_of(uc.cpu_loop_exit_noexc)
         if install:
             self.add_hook(uc.HOOK_BLOCK, self.machine_code(native.BLOCK_HOOK), ctypes.addressof(words))
         self.keep.append(words)
@@ -161,7 +162,7 @@ class Processor:
 
     def machine_code(self, code: bytes) -> int:
         """The address of a page with these instructions."""
-        page = native.MachineCode(code)
+        page = MachineCode(code)
         self.keep.append(page)
         return page.address
 

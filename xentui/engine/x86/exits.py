@@ -22,6 +22,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
+from xentui.engine.machine_code import address_of
 from xentui.engine.x86 import native
 from xentui.engine.x86 import unicorn_api as uc
 
@@ -49,7 +50,7 @@ def flags_of_check() -> memoryview:
     global _flags
     if _flags is not None:
         return _flags
-    function = native.address_of(uc.lib.helper_check_exit_request_x86_64)
+    function = address_of(uc.lib.helper_check_exit_request_x86_64)
     place = function + _HELPER_INFO
     info = (ctypes.c_uint64 * 2).from_address(place)
     if info[0] != function or ctypes.string_at(info[1]) != _HELPER_NAME:
@@ -71,7 +72,7 @@ class Exits:
         cpu = processor.cpu
         context = ctypes.c_uint64.from_address(processor.handle + _TCG_CONTEXT).value
         buffer, size = (ctypes.c_uint64.from_address(context + place).value for place in (_CODE_BUFFER, _CODE_SIZE))
-        functions = [native.address_of(function) for function in (uc.cpu_exit, uc.tcg_tb_lookup, uc.tb_set_jmp_target)]
+        functions = [address_of(function) for function in (uc.cpu_exit, uc.tcg_tb_lookup, uc.tb_set_jmp_target)]
         words = (ctypes.c_uint64 * (native.BLOCKS + native.MOST_BLOCKS))(
             cpu, late, functions[0], buffer, size, context, *functions[1:]
         )

@@ -6,10 +6,7 @@ one structure that the rest of the engine reads; its words are named here.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-from collections.abc import Callable
-from typing import Any
+from xentui.engine.machine_code import call, load
 
 # --- the block hook's structure, in 64-bit words ------------------------------------------------------------------
 BUDGET = 0
@@ -93,78 +90,8 @@ LEAVE_CODE = bytes.fromhex(
 )
 COUNT, BLOCKS, MOST_BLOCKS = 8, 9, 16
 
-
-class MachineCode:
-    """A page of memory that holds instructions; it lives as long as this object. `address` is where they begin."""
-
-    def __init__(self, code: bytes) -> None:
-        self._page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        self._page.write(code)
-        self._anchor = ctypes.c_char.from_buffer(self._page)
-        self.address = ctypes.addressof(self._anchor)
-
-
-# --- between machine code and Python -------------------------------------------------------------------------------
-# By Python's own C interface, as the interpreter lock is held all the time (unicorn_api.py): a hook by ctypes costs
-# twice as much, a call by ctypes five times.
-
-_NO_ARGUMENTS, _ONE_ARGUMENT = 4, 8  # METH_NOARGS, METH_O
-
-
-class _MethodDefinition(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("function", ctypes.c_void_p),
-        ("flags", ctypes.c_int),
-        ("text", ctypes.c_char_p),
-    )
-
-
-_new_function = ctypes.pythonapi.PyCFunction_NewEx
-_new_function.restype, _new_function.argtypes = ctypes.py_object, (ctypes.c_void_p,) * 3
-
-
-def address_of(function: Any) -> int:
-    """Where a function of a library, known to ctypes, begins."""
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
-
-
-def _call(function: str | int) -> bytes:
-    """Call a function at an address, or one of Python's C interface: mov rax,function; call rax."""
-    address = function if isinstance(function, int) else address_of(getattr(ctypes.pythonapi, function))
-    return b"\x48\xb8%b\xff\xd0" % address.to_bytes(8, "little")
-
-
-def _first(value: int) -> bytes:
-    """Its first argument: mov rdi,value."""
-    return b"\x48\xbf%b" % value.to_bytes(8, "little")
-
-
-def python_hook(function: Callable[[], object], before: bytes = b"", after: bytes = b"") -> MachineCode:
-    """A hook that calls a Python function, with machine code before and after it, and returns 1. Its second argument
-    is in ESI before; RBX may be used. What the function raises is reported as an exception that nobody can catch.
-    Both the function and the hook must be kept alive."""
-    place = ctypes.c_void_p.from_buffer(ctypes.py_object(function)).value or 0
-    failed = _first(place) + _call("PyErr_WriteUnraisable") + bytes.fromhex("31c0")  # xor eax,eax
-    return MachineCode(
-        bytes.fromhex("53")  # push rbx
-        + before
-        + (_first(place) + _call("PyObject_CallNoArgs"))
-        + (bytes.fromhex(f"4885c0 75{len(failed):02x}") + failed)  # test rax,rax; jne over
-        + (bytes.fromhex("4889c7") + _call("Py_DecRef"))  # mov rdi,rax
-        + after
-        + bytes.fromhex("b801000000 5b c3")  # mov eax,1; pop rbx; ret
-    )
-
-
-def store(address: int, value: int) -> bytes:
-    """Set a 32-bit word: mov rdx,address; mov dword [rdx],value."""
-    return b"\x48\xba%b\xc7\x02%b" % (address.to_bytes(8, "little"), value.to_bytes(4, "little"))
-
-
-def store_second(address: int) -> bytes:
-    """Set a 32-bit word to a hook's second argument: mov rdx,address; mov [rdx],esi."""
-    return b"\x48\xba%b\x89\x32" % address.to_bytes(8, "little")
+STORE_VECTOR = bytes.fromhex("8932")
+"""Keep a hook's second argument: mov [rdx],esi."""
 
 
 def before_syscall(env: int, budget: int, helper: int) -> bytes:
@@ -175,9 +102,9 @@ def before_syscall(env: int, budget: int, helper: int) -> bytes:
     #   mov rdx,budget; cmp qword [rdx+8*BLOCK_SIZE],0; je 1f; add qword [rdx],2; mov qword [rdx+8*BLOCK_SIZE],0
     # 1:
     return (
-        (b"\x48\xbb%b" % env.to_bytes(8, "little") + bytes.fromhex("4889df") + read_flags(helper))
+        (load("rbx", env) + bytes.fromhex("4889df") + read_flags(helper))
         + bytes.fromhex("48894358 488b8380000000 4883c002 48898380000000 48894308")
-        + (b"\x48\xba%b" % budget.to_bytes(8, "little"))
+        + load("rdx", budget)
         + bytes.fromhex("48837a1800 740c 48830202 48c7421800000000")
     )
 
@@ -186,26 +113,8 @@ AFTER_SYSCALL = bytes.fromhex("4883ab80000000 02")
 """The emulator adds the instruction's length when it goes on: sub qword [rbx+8*RIP],2."""
 
 
-def builtin(name: str, first: int, function: int | bytes, argument: bool = False) -> tuple[Any, object]:
-    """A Python function made of a native one, and what must be kept alive for it.
-
-    The native one gets `first`, and as its second argument the Python function's own one, an integer, if it has one.
-    It is called at an address, or is machine code that has its argument in RDI and leaves a result in EAX. The result
-    is taken for 32 bits without a sign.
-    """
-    code = bytes.fromhex("50")  # push rax
-    if argument:
-        # mov rdi,rsi; …; mov rsi,rax
-        code += bytes.fromhex("4889f7") + _call("PyLong_AsUnsignedLongLongMask") + bytes.fromhex("4889c6")
-    code += _first(first) + (function if isinstance(function, bytes) else _call(function))
-    # mov edi,eax; …; pop rcx; ret
-    page = MachineCode(code + bytes.fromhex("89c7") + _call("PyLong_FromUnsignedLong") + bytes.fromhex("59 c3"))
-    definition = _MethodDefinition(name.encode(), page.address, _ONE_ARGUMENT if argument else _NO_ARGUMENTS)
-    return _new_function(ctypes.addressof(definition), None, None), (page, definition)
-
-
 def read_flags(helper: int) -> bytes:
-    """RFLAGS as the guest would see it pushed, of the processor whose state RDI points to, for `builtin`.
+    """RFLAGS as the guest would see it pushed, of the processor whose state RDI points to (machine_code.with_integers).
 
     Where the condition codes are not computed yet, QEMU's `helper` does it.
     """
@@ -215,4 +124,4 @@ def read_flags(helper: int) -> bytes:
     # 1:call helper
     # 2:
     computed = bytes.fromhex("8b8798000000 25d5080000 8b97ac000000 81e200040000 09d0 0b8788000000 eb0c")
-    return bytes.fromhex(f"83bfa800000001 75{len(computed):02x}") + computed + _call(helper)
+    return bytes.fromhex(f"83bfa800000001 75{len(computed):02x}") + computed + call(helper)

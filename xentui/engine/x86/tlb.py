@@ -6,8 +6,8 @@ import ctypes
 import time
 from collections.abc import Callable
 
+from xentui.engine.machine_code import address_of, with_integers
 from xentui.engine.x86 import unicorn_api as uc
-from xentui.engine.x86.native import address_of, builtin
 from xentui.engine.x86.state import CPU_ENV, TLB_WINDOW_BEGIN, TLB_WINDOW_STEP
 
 _FAR_FUTURE = 1 << 62
@@ -24,9 +24,8 @@ class Tlb:
     def __init__(self, cpu: int) -> None:
         self._windows = _find_windows(cpu + CPU_ENV)
         self._flushes = 0
-        self.flush_page, page = builtin("flush_page", cpu, address_of(uc.tlb_flush_page), True)
-        self._flush, all_of_it = builtin("flush", cpu, address_of(uc.tlb_flush))
-        self._keep = page, all_of_it
+        self.flush_page = with_integers("flush_page", cpu, address_of(uc.tlb_flush_page), True)
+        self._flush = with_integers("flush", cpu, address_of(uc.tlb_flush))
 
     def flush(self) -> None:
         """Drop every translation."""

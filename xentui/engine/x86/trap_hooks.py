@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from xentui.engine.machine_code import address_of, load, python_hook, store
 from xentui.engine.x86 import native
 from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.emulated import finish, instruction_at_rip
@@ -59,13 +60,13 @@ class TrapHooks:
 
     def _python_hook(self, kind: int, function: Callable[[], None], before: bytes, after: bytes, *extra: int) -> int:
         """A hook of traps, which come too often for one of ctypes'."""
-        code = native.python_hook(function, before, after)
+        code = python_hook(function, before, after)
         self.processor.keep += [function, code]
         return self.processor.add_hook(kind, code.address, 0, *extra)
 
     def _leaving_hook(self, instruction: int, code: bytes, hook: Any, words: Any) -> int:
         """A hook of CPUID, IN, OUT or RDTSC that can leave the instruction; `words` is its structure (see `native`)."""
-        words[native.PYTHON_HOOK] = native.address_of(hook)
+        words[native.PYTHON_HOOK] = address_of(hook)
         self.processor.keep += [hook, words]
         return self.processor.add_hook(
             uc.HOOK_INSN, self.processor.machine_code(code), ctypes.addressof(words), instruction
@@ -81,7 +82,7 @@ class TrapHooks:
     def _refuse(self, words: Any) -> None:
         """Let the native hook with this structure raise #GP(0) when its Python hook returns."""
         words[native.ARGUMENT] = self.processor.env
-        words[native.FUNCTION] = native.address_of(uc.raise_exception_err)
+        words[native.FUNCTION] = address_of(uc.raise_exception_err)
         words[native.LEAVES] = 1
 
     def _leave(self, words: Any, value: int = -1, size: int = 4) -> None:
@@ -102,7 +103,7 @@ class TrapHooks:
             budget[0] += self.block[2] + budget[3] - (behind + q[CS_BASE])
             budget[3] = 0
         words[native.ARGUMENT] = processor.cpu
-        words[native.FUNCTION] = native.address_of(uc.cpu_loop_exit_noexc)
+        words[native.FUNCTION] = address_of(uc.cpu_loop_exit_noexc)
         words[native.LEAVES] = 1
 
     def _trap_hooks(self, handlers: TrapHandlers) -> list[int]:
@@ -149,12 +150,14 @@ class TrapHooks:
         words = (ctypes.c_uint32 * 1)()
         word = memoryview(words).cast("B").cast("I")
         processor.keep.append(words)
-        delivered = native.store(processor.env + 4 * OLD_EXCEPTION, NO_EXCEPTION)
+        delivered = store(processor.env + 4 * OLD_EXCEPTION, NO_EXCEPTION)
         before = native.before_syscall(
-            processor.env, processor.budget_address, native.address_of(uc.read_eflags)
+            processor.env, processor.budget_address, address_of(uc.read_eflags)
         )  # fmt: skip
         return [
-            self._python_hook(uc.HOOK_INTR, on_interrupt, native.store_second(ctypes.addressof(words)), delivered),
+            self._python_hook(
+                uc.HOOK_INTR, on_interrupt, load("rdx", ctypes.addressof(words)) + native.STORE_VECTOR, delivered
+            ),
             self._python_hook(uc.HOOK_INSN_INVALID, on_invalid, b"", delivered),
             self._python_hook(uc.HOOK_INSN, on_syscall, before, native.AFTER_SYSCALL, uc.INS_SYSCALL),
             self._sysenter_hook(),

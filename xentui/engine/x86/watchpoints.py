@@ -12,6 +12,7 @@ import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from xentui.engine.machine_code import address_of
 from xentui.engine.x86 import native
 from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.state import CC_OP, RIP
@@ -65,7 +66,7 @@ class Watchpoints:
         """Watch."""
         if not self._code:
             hook = uc.MemoryHook(self._accessed)
-            self._words[native.PYTHON_HOOK] = native.address_of(hook)
+            self._words[native.PYTHON_HOOK] = address_of(hook)
             self._code = self.processor.machine_code(native.MEMORY_HOOK)
             self.processor.keep += [hook, self._words]
         point.value = self._value(point)
@@ -108,7 +109,7 @@ class Watchpoints:
         try:
             self._restore()
             self._words[native.ARGUMENT] = self.processor.cpu
-            self._words[native.FUNCTION] = native.address_of(uc.cpu_loop_exit_noexc)
+            self._words[native.FUNCTION] = address_of(uc.cpu_loop_exit_noexc)
             self._words[native.LEAVES] = 1
             self.processor.halt(self.finish)
         except BaseException as error:
