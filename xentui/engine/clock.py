@@ -14,9 +14,12 @@ Fast pace: the host's monotonic clock, plus what was skipped while every domain 
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable
 from typing import Protocol
+
+from xentui.engine.machine_code import NO_ARGUMENTS, address_of, call, load, python_function
 
 BYTES_PER_NS = 2
 """The clock unit of the exact pace: bytes of guest code executed in a nanosecond (about 500 MIPS)."""
@@ -68,70 +71,57 @@ class ExactClock:
     """The deterministic clock; see the module's text. `budget` is the block hook's structure, as signed words."""
 
     exact = True
+    now: Callable[[], int]
 
     def __init__(self, budget: memoryview) -> None:
         self.budget = budget
-        self.deadline = 0
+        self._deadline = memoryview((ctypes.c_int64 * 1)()).cast("B").cast("q")
+        self.now = _exact_now(_address(self._deadline), _address(budget))
 
-    def now(self) -> int:
-        return (self.deadline - self.budget[0]) >> 1
+    @property
+    def deadline(self) -> int:
+        """The position at which the slice ends."""
+        return self._deadline[0]
 
     def position(self) -> int:
-        return self.deadline - self.budget[0]
+        return self._deadline[0] - self.budget[0]
 
     def charge(self, ns: int) -> None:
         self.budget[0] -= ns << 1
 
     def set_deadline(self, position: int) -> None:
-        self.budget[0] += position - self.deadline
-        self.deadline = position
+        self.budget[0] += position - self._deadline[0]
+        self._deadline[0] = position
 
     def skip_to(self, position: int) -> None:
-        left = position - (self.deadline - self.budget[0])
+        left = position - self.position()
         if left > 0:
             self.budget[0] -= left
 
 
 class FastClock:
-    """The host's clock; not deterministic. Its functions are closures made once: `now` is on the path of every trap."""
+    """The host's clock; not deterministic."""
 
     exact = False
     now: Callable[[], int]
-    skip_to: Callable[[int], None]
-    freeze: Callable[[], None]
-    """Let time stand still until `thaw`: nobody runs, or the machine is put by as a snapshot."""
-    thaw: Callable[[], None]
-    """Go on from the moment of `freeze`."""
 
     def __init__(self) -> None:
         self.deadline = 1 << 62
-        self._build()
+        self._words = memoryview((ctypes.c_int64 * 2)()).cast("B").cast("q")
+        """Does time stand still; the time then, or else what is added to the host's."""
+        self._words[1] = -time.monotonic_ns()
+        self.now = _fast_now(_address(self._words))
 
-    def _build(self) -> None:
-        host = time.monotonic_ns
-        origin = host()
-        frozen: int | None = None
+    def freeze(self) -> None:
+        """Let time stand still until `thaw`: nobody runs, or the machine is put by as a snapshot."""
+        self._words[1] = self.now()
+        self._words[0] = 1
 
-        def now() -> int:
-            return host() - origin if frozen is None else frozen
-
-        def skip_to(position: int) -> None:
-            nonlocal origin
-            ahead = (position >> 1) - now()
-            if ahead > 0:
-                origin -= ahead
-
-        def freeze() -> None:
-            nonlocal frozen
-            if frozen is None:
-                frozen = now()
-
-        def thaw() -> None:
-            nonlocal origin, frozen
-            if frozen is not None:
-                origin, frozen = host() - frozen, None
-
-        self.now, self.skip_to, self.freeze, self.thaw = now, skip_to, freeze, thaw
+    def thaw(self) -> None:
+        """Go on from the moment of `freeze`."""
+        if self._words[0]:
+            self._words[1] -= time.monotonic_ns()
+            self._words[0] = 0
 
     def position(self) -> int:
         return self.now() << 1
@@ -142,3 +132,39 @@ class FastClock:
     def set_deadline(self, position: int) -> None:
         """Remember when the slice ends; it is the host's timer that ends it."""
         self.deadline = position
+
+    def skip_to(self, position: int) -> None:
+        ahead = (position >> 1) - self.now()
+        if ahead > 0:
+            self._words[1] += ahead
+
+
+# --- `now` is on the path of every trap ------------------------------------------------------------------------------
+
+
+def _address(words: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(words))
+
+
+def _exact_now(deadline: int, budget: int) -> Callable[[], int]:
+    """(deadline - budget) >> 1, of the words at these addresses."""
+    #   push rax; …; mov rdi,[rdx]; …; sub rdi,[rdx]; sar rdi,1; …; pop rcx; ret
+    code = bytes.fromhex("50") + load("rdx", deadline) + bytes.fromhex("488b3a") + load("rdx", budget)
+    code += bytes.fromhex("482b3a 48d1ff") + call("PyLong_FromLongLong") + bytes.fromhex("59 c3")
+    now: Callable[[], int] = python_function("now", code, NO_ARGUMENTS)
+    return now
+
+
+def _fast_now(words: int) -> Callable[[], int]:
+    """FastClock's time, of the words at this address."""
+    #   sub rsp,24; …; cmp qword [rdx],0; jne frozen
+    #   mov edi,CLOCK_MONOTONIC; mov rsi,rsp; …; imul rdi,[rsp],1000000000; add rdi,[rsp+8]
+    #   …; add rdi,[rdx+8]; jmp over
+    # frozen: mov rdi,[rdx+8]
+    # over: …; add rsp,24; ret
+    host = bytes.fromhex("bf01000000 4889e6") + call(address_of(ctypes.CDLL(None).clock_gettime))
+    host += bytes.fromhex("48693c2400ca9a3b 48037c2408") + load("rdx", words) + bytes.fromhex("48037a08 eb04")
+    code = bytes.fromhex("4883ec18") + load("rdx", words) + bytes.fromhex("48833a00 75") + bytes([len(host)]) + host
+    code += bytes.fromhex("488b7a08") + call("PyLong_FromLongLong") + bytes.fromhex("4883c418 c3")
+    now: Callable[[], int] = python_function("now", code, NO_ARGUMENTS)
+    return now
