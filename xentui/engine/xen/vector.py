@@ -111,12 +111,16 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
         given = numpy.frombuffer(guest_access.read(vcpu, requests, 16 * count), "<u8")
     except guest_access.GuestFault:
         return 0
-    pointers, commands, where = given[::2], given[::2] & 7, (given[::2] >> 3).view("int64")
-    if not _tables_fine(vcpu, where >> 9, commands, requests) or not _ascending_or_different(where):
+    pointers, values = given[::2].copy(), given[1::2].copy()  # every other word is slower to go through each time
+    commands, where = pointers & 7, (pointers >> 3).view("int64")
+    mixed = numpy.count_nonzero(commands)
+    if mixed and numpy.count_nonzero((commands > MMU_PT_UPDATE_NO_TRANSLATE) | (commands == MMU_MACHPHYS_UPDATE)):
+        return 0
+    if not _tables_fine(vcpu, where >> 9, requests) or not _ascending_or_different(where):
         return 0
     memory = numpy.frombuffer(hv.ram64, "<u8")
     old = memory[where]
-    new = _adjusted(given[1::2], domain.width)
+    new = _adjusted(values, domain.width)
     mapped, unmapped = new[new & PRESENT != 0], old[old & PRESENT != 0]
     targets, sources = _frames_of(mapped), _frames_of(unmapped)
     written = targets[mapped & RW != 0]
@@ -124,7 +128,7 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     if not _references_fine(domain, mapped, targets, sources, written, single):
         return 0
     memory[where] = new
-    if commands.any():
+    if mixed:
         preserving = commands == MMU_PT_UPDATE_PRESERVE_AD
         memory[where[preserving]] |= old[preserving] & (ACCESSED | DIRTY)
     references, uses = hv.frames.array("ref_count"), hv.frames.array("type_count")
@@ -135,7 +139,7 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     _count(uses, written, 1, single)
     if domain.lazy_nx:
         domain.lazy_nx.difference_update(where.tolist())
-    _tell(vcpu, pointers - commands, commands, old, given[1::2])
+    _tell(vcpu, pointers - commands, commands, old, values)
     return count
 
 
@@ -151,11 +155,9 @@ def _frames_of(entries: Any) -> Any:
     return ((entries & FRAME_MASK) >> 12).view("int64")
 
 
-def _tables_fine(vcpu: Vcpu, tables: Any, commands: Any, requests: int) -> bool:
+def _tables_fine(vcpu: Vcpu, tables: Any, requests: int) -> bool:
     """Are all the entries of validated L1s of the domain's, the list of requests itself not among them?"""
     frames = vcpu.hv.frames
-    if commands.any() and ((commands > MMU_PT_UPDATE_NO_TRANSLATE) | (commands == MMU_MACHPHYS_UPDATE)).any():
-        return False
     reads = vcpu.space.reads
     listed = [reads.get(page, -1) >> 12 for page in range(requests >> 12, (requests + 16 * len(tables) >> 12) + 1)]
     other = tables[1:] != tables[:-1]
@@ -169,15 +171,17 @@ def _tables_fine(vcpu: Vcpu, tables: Any, commands: Any, requests: int) -> bool:
 
 def _adjusted(entries: Any, width: int) -> Any:
     """L1 entries as the hypervisor writes them for a guest of that width (pte.py, adjust_l1)."""
+    import numpy
+
     new = entries.copy()
     if width == 64:
         # three kinds of present entries: those of the kernel, of user code, and the kernel's as it reads them back
         kind = new & (PRESENT | USER | GUEST_KERNEL)
         user = kind == PRESENT | USER
         kernel = (kind | GUEST_KERNEL) == PRESENT | GUEST_KERNEL
-        if kernel.any():
+        if numpy.count_nonzero(kernel):
             new[kernel] |= GUEST_KERNEL | USER
-        if user.any():
+        if numpy.count_nonzero(user):
             new[user] |= GLOBAL
     return new
 
@@ -190,22 +194,22 @@ def _references_fine(domain: Domain, mapped: Any, targets: Any, sources: Any, wr
     import numpy
 
     frames = domain.hv.frames
-    if (mapped & L1_DISALLOW).any():
+    if numpy.count_nonzero(mapped & L1_DISALLOW):
         return False
     try:
-        if (frames.array("owner")[targets] != domain.id).any():
+        if numpy.count_nonzero(frames.array("owner")[targets] != domain.id):
             return False
     except IndexError:
         return False  # no frame of machine memory
-    if (frames.array("type")[written] != WRITABLE).any():
+    if numpy.count_nonzero(frames.array("type")[written] != WRITABLE):
         return False
     references = frames.array("ref_count")
-    if (references[targets] > MOST_REFERENCES - len(targets)).any():
+    if numpy.count_nonzero(references[targets] > MOST_REFERENCES - len(targets)):
         return False  # perhaps no room for all of them
     if single:
-        return not (references[sources] <= 1).any()
+        return not numpy.count_nonzero(references[sources] <= 1)
     dropped, times = numpy.unique(sources, return_counts=True)
-    return not (references[dropped] <= times).any()
+    return not numpy.count_nonzero(references[dropped] <= times)
 
 
 def _count(column: Any, frames: Any, step: int, single: bool) -> None:
@@ -242,13 +246,15 @@ def _different(frames: FrameTable, targets: Any) -> bool:
     # each writes its number to its frame's place, and finds it there unless another has come later
     places, numbers = frames.array("scratch"), numpy.arange(len(targets), dtype="<u4")
     places[targets] = numbers
-    return bool((places[targets] == numbers).all())
+    return not numpy.count_nonzero(places[targets] != numbers)
 
 
 def _ascending_or_different(places: Any) -> bool:
     """Is every one of these words of memory another? Lists that kernels make are nearly always in order."""
-    if (places[1:] > places[:-1]).all():
+    import numpy
+
+    if not numpy.count_nonzero(places[1:] <= places[:-1]):
         return True
     ordered = places.copy()
     ordered.sort()
-    return not (ordered[1:] == ordered[:-1]).any()
+    return not numpy.count_nonzero(ordered[1:] == ordered[:-1])
