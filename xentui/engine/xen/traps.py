@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xentui.engine.trace import Kind, rings
@@ -59,7 +61,9 @@ _PERDOMAIN_START, _PERDOMAIN_END = 0xFFFF_8200_0000_0000, 0xFFFF_8280_0000_0000
 _CR0_TS = 8
 _RING3 = rings(3, 3)
 """A 64-bit guest's kernel and user code are both in ring 3."""
-_RDPMC, _SYSENTER, _FORCED = b"\x0f\x33", b"\x0f\x34", b"\x0f\x0bx"
+_read_opcode: Callable[[memoryview | bytes, int], tuple[int, int]] = struct.Struct("<HB").unpack_from
+_RDPMC, _SYSENTER, _UD2 = 0x330F, 0x340F, 0x0B0F
+_FORCED = _UD2, ord("x")
 
 
 def inject(vcpu: Vcpu, vector: int, error_code: int | None = None) -> None:
@@ -171,7 +175,7 @@ def _own_protection_fault(vcpu: Vcpu) -> None:
     """#GP(0) that is nothing for the hypervisor, unless the emulated processor has only that word for it."""
     from xentui.engine.xen import stack_fault, syscall_entry
 
-    if _opcode(vcpu)[:2] == _SYSENTER:
+    if _opcode(vcpu)[0] == _SYSENTER:
         syscall_entry.sysenter(vcpu)
     elif stack_fault.is_stack_fault(vcpu):
         inject(vcpu, X86_EXC_SS, 0)
@@ -204,24 +208,24 @@ def invalid_opcode(vcpu: Vcpu) -> None:
     The emulated processor has no RDPMC; a real one refuses it to a guest with #GP, as CR4.PCE is clear.
     """
     code = _opcode(vcpu)
-    if code[:2] == _RDPMC:
+    if code[0] == _RDPMC:
         inject(vcpu, X86_EXC_GP, 0)
     elif code != _FORCED or not emul_priv_op.emulate_forced_invalid_op(vcpu):
         inject(vcpu, X86_EXC_UD)
 
 
-def _opcode(vcpu: Vcpu) -> bytes:
-    """The three bytes at RIP, or as many of them as can be read."""
+def _opcode(vcpu: Vcpu) -> tuple[int, int]:
+    """The first two bytes at RIP as a word, and the third; what cannot be read is 0."""
     at = vcpu.q[RIP] + vcpu.q[CS_BASE]
     base, within = vcpu.space.reads.get(at >> 12), at & 0xFFF
     if base is not None and within <= 0xFFD:
-        return bytes(vcpu.ram[base + within : base + within + 3])
+        return _read_opcode(vcpu.ram, base + within)
     for count in (3, 2):
         try:
-            return guest_access.read(vcpu, at, count)
+            return _read_opcode(guest_access.read(vcpu, at, count).ljust(3, b"\0"), 0)
         except guest_access.GuestFault:
             continue
-    return b""
+    return 0, 0
 
 
 def nmi(vcpu: Vcpu) -> None:
