@@ -382,8 +382,9 @@ class TraceRing:
             words[END] = base + chunk_end if new is None else words[CURSOR] + record_size
 
         def reach(time: int) -> None:
-            cut()
-            words[LIMIT] = min(never, time - time % chunk_time + chunk_time)
+            if chunk_time:  # else it is the last moment that there is
+                cut()
+                words[LIMIT] = min(never, time - time % chunk_time + chunk_time)
 
         put = native_put(shared, _FIELD_SIZES, reach, reach_end)
 
