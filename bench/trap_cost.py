@@ -41,7 +41,7 @@ def bare_round_trip() -> float:
     from unicorn import x86_const as x86
 
     from xentui.engine.x86 import selftest, state
-    from xentui.engine.x86.cpu import CR0_VALUE, CR4_VALUE, EFER_VALUE
+    from xentui.engine.x86.control_registers import CR0_VALUE, CR4_VALUE, EFER_VALUE
     from xentui.engine.xen.domain_builder import set_flat_segments
 
     pages = mmap.mmap(-1, RAM)

@@ -25,6 +25,7 @@ from xentui.engine.x86 import exits, native
 from xentui.engine.x86 import unicorn_api as uc
 from xentui.engine.x86.alarm import Alarm
 from xentui.engine.x86.breakpoints import CodeBreakpoints
+from xentui.engine.x86.control_registers import set_control_registers
 from xentui.engine.x86.debug_registers import DebugRegisters
 from xentui.engine.x86.exits import Exits
 from xentui.engine.x86.state import (
@@ -38,7 +39,6 @@ from xentui.engine.x86.state import (
     CS_BASE,
     DF,
     DR6,
-    DR7,
     EF_CONDITIONS,
     EF_DF,
     EF_FIXED,
@@ -57,11 +57,7 @@ from xentui.engine.x86.state import (
 from xentui.engine.x86.tlb import Tlb
 from xentui.engine.x86.trap_hooks import TrapHandlers, TrapHooks
 
-CR0_VALUE = 0x8005_0033  # PG AM WP NE ET MP PE
-CR4_VALUE = 0x0000_0620  # OSXMMEXCPT OSFXSR PAE
-EFER_VALUE = 0x0000_0D01  # NXE LMA LME SCE
 NO_ADDRESS = 0x8000_0000_0000_0001  # not canonical: an "until" that no guest reaches
-_MSR_EFER = 0xC000_0080
 
 _DR6_BS = 1 << 14
 _NOWHERE = (0, native.NO_BUDGET)
@@ -97,7 +93,7 @@ class Processor:
         self.read_flags = with_integers("read_flags", env, native.read_flags(address_of(uc.read_eflags)))
         tlb = Tlb(self.cpu)
         self.flush_tlb, self.flush_page = tlb.flush, tlb.flush_page
-        self._set_control_registers()
+        set_control_registers(self.handle, self.state)
         self.vcpu: object | None = None
         """Whose state is loaded; the processor only carries it."""
         self.failure: BaseException | None = None
@@ -131,19 +127,6 @@ class Processor:
         """The state at reset, from which every vCPU's first one is made."""
 
     # --- set-up ------------------------------------------------------------------------------------------------
-
-    def _set_control_registers(self) -> None:
-        class Msr(ctypes.Structure):
-            _fields_ = (("number", ctypes.c_uint32), ("value", ctypes.c_uint64))
-
-        for register, value in ((uc.REG_CR4, CR4_VALUE), (uc.REG_CR0, CR0_VALUE)):
-            if register == uc.REG_CR0:
-                efer = Msr(_MSR_EFER, EFER_VALUE)
-                uc.check(uc.uc_reg_write(self.handle, uc.REG_MSR, ctypes.byref(efer)), "writing EFER")
-            word = ctypes.c_uint64(value)
-            uc.check(uc.uc_reg_write(self.handle, register, ctypes.byref(word)), "writing a control register")
-        self.state.q[DR6], self.state.q[DR7] = 0xFFFF_0FF0, 0x400
-        self.state.i[OLD_EXCEPTION] = NO_EXCEPTION
 
     def _block_hook(self, install: bool) -> memoryview:
         """Put the native block hook in; `native` says what its structure holds."""

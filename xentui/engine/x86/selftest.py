@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 
 from xentui.engine.x86 import state as s
-from xentui.engine.x86.cpu import CR4_VALUE, Processor
+from xentui.engine.x86.control_registers import CR4_VALUE
+from xentui.engine.x86.cpu import Processor
 from xentui.engine.x86.unicorn_api import VERSION, UnicornMismatchError
 
 _TABLES, _GDT, _CODE, _STACK, _END = 0x1000, 0x6000, 0x7000, 0x9000, 0xA000
