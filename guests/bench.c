@@ -1,6 +1,6 @@
 /* What the mechanisms cost, timed from inside by the guest's clock; "bench: begin X" and "bench: end X" let a program
  * outside time them too. Counts are fixed, so that two hypervisors do the same work; "scale=N" makes them N/10 times as
- * many, and "only=NAME" runs one. */
+ * many, and "only=NAME" runs one. With "step=1" nothing is done but what typed lines ask for, one at a time. */
 #include "bench/second_vcpu.h"
 
 const char guest_name[] = "bench";
@@ -10,6 +10,7 @@ const char guest_name[] = "bench";
 static uint8_t pages[PAGES][PAGE_SIZE] __page_aligned;
 static volatile unsigned int faults, upcalls;
 static evtchn_port_t own_port;
+static bool has_second_vcpu;
 static multicall_entry_t calls[32];
 static mmu_update_t updates[PAGES];
 static uint64_t even_ptes[PAGES], pte_addresses[PAGES];
@@ -190,18 +191,19 @@ static void loop_register(unsigned long n)
 struct measurement {
     const char *name;
     void (*run)(unsigned long n);
-    unsigned long count;                 /* at scale=10; a multiple of its batch at every scale */
-    unsigned int batch;
+    unsigned long count;                 /* at scale=10 */
+    unsigned int unit;                   /* it is done in whole units: batches, and what leaves the page tables as they were,
+                                          * so that every update of the next time changes an entry again */
 };
 
 static const struct measurement measurements[] = {
     {"xen_version", xen_version, 10000, 1},
     {"multicall_32", multicall_32, 32000, 32},
-    {"update_va_mapping", update_va_mapping, 6000, 1},
-    {"mmu_update_1", mmu_update_1, 6144, 1},
-    {"mmu_update_32", mmu_update_32, 20480, 32},
-    {"mmu_update_512", mmu_update_512, 20480, 512},
-    {"pte_store", pte_store, 4000, 1},
+    {"update_va_mapping", update_va_mapping, 6000, 2},
+    {"mmu_update_1", mmu_update_1, 6144, 2 * PAGES},
+    {"mmu_update_32", mmu_update_32, 20480, 2 * PAGES},
+    {"mmu_update_512", mmu_update_512, 20480, 2 * PAGES},
+    {"pte_store", pte_store, 4000, 2},
     {"pin_unpin", pin_unpin, 400, 1},
     {"invalid_opcode", invalid_opcode, 4000, 1},
     {"page_fault", page_fault, 4000, 1},
@@ -215,13 +217,8 @@ static const struct measurement measurements[] = {
     {"loop_register", loop_register, 100000000, 1},
 };
 
-/* `warm` times unmeasured first: what a hypervisor does differently after the first tenth of a second is then at work. */
-static void measure(const struct measurement *m, unsigned long scale, unsigned long warm)
+static void measure(const struct measurement *m, unsigned long n)
 {
-    uint64_t count = (uint64_t)m->count * scale;
-    unsigned long batches = (unsigned long)divide(divide(count, 10), m->batch), n = (batches ? batches : 1) * m->batch;
-    while (warm--)
-        m->run(n);
     print("bench: begin %s\n", m->name);
     uint64_t start = clock_ns();
     m->run(n);
@@ -230,6 +227,48 @@ static void measure(const struct measurement *m, unsigned long scale, unsigned l
     uint64_t tenths = divide(spent * 10, (uint32_t)n);
     print("bench: %s %llu ns n=%lu (%llu.%llu ns each)\n", m->name, (unsigned long long)spent, n,
           (unsigned long long)divide(tenths, 10), (unsigned long long)(tenths - divide(tenths, 10) * 10));
+}
+
+/* So many operations in whole units, at least one. */
+static unsigned long whole_units(const struct measurement *m, uint64_t count)
+{
+    unsigned long units = (unsigned long)divide(count, m->unit);
+    return (units ? units : 1) * m->unit;
+}
+
+/* `warm` times unmeasured first: what a hypervisor does differently after the first tenth of a second is then at work. */
+static void measure_scaled(const struct measurement *m, unsigned long scale, unsigned long warm)
+{
+    unsigned long n = whole_units(m, divide((uint64_t)m->count * scale, 10));
+    while (warm--)
+        m->run(n);
+    measure(m, n);
+}
+
+static bool is_possible(const struct measurement *m)
+{
+    return has_second_vcpu || m->run != event_to_vcpu;
+}
+
+/* A typed "NAME COUNT" is so many of its operations, "NAME" the usual number, "quit" the end. */
+static void measure_as_told(void)
+{
+    char line[48];
+    while (console_line(line, sizeof(line)), strcmp(line, "quit")) {
+        const struct measurement *found = NULL;
+        size_t length = 0;
+        while (line[length] && line[length] != ' ')
+            length++;
+        unsigned long count = line[length] ? parse_number(line + length + 1) : 0;
+        line[length] = 0;
+        for (size_t i = 0; i < ARRAY_SIZE(measurements); i++)
+            if (!strcmp(line, measurements[i].name) && is_possible(&measurements[i]))
+                found = &measurements[i];
+        if (found)
+            measure(found, whole_units(found, count ? count : found->count));
+        else
+            print("bench: no measurement %s\n", line);
+    }
 }
 
 static void prepare(void)
@@ -253,10 +292,13 @@ void guest_main(void)
     print("bench%u on \"%s\", scale=%lu\n", 8 * (unsigned int)sizeof(long), start_info->magic, scale);
     option("only", only, sizeof(only));
     prepare();
-    bool second = second_vcpu_start();
-    for (size_t i = 0; i < ARRAY_SIZE(measurements); i++)
-        if ((!*only || !strcmp(only, measurements[i].name)) && (second || measurements[i].run != event_to_vcpu))
-            measure(&measurements[i], scale, warm);
+    has_second_vcpu = second_vcpu_start();
+    if (option_number("step", 0))
+        measure_as_told();
+    else
+        for (size_t i = 0; i < ARRAY_SIZE(measurements); i++)
+            if ((!*only || !strcmp(only, measurements[i].name)) && is_possible(&measurements[i]))
+                measure_scaled(&measurements[i], scale, warm);
     print("bench: faults %u upcalls %u int80 %u\n", faults, upcalls, int80_count);
     print("bench: done\n");
 }
