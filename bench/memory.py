@@ -1,10 +1,9 @@
 """What direct paging costs: ``python bench/memory.py``.
 
 First beside real Xen: the guest ``bench64`` on Xen 4.17 under QEMU's emulation and here in both paces, in turn, as
-``bench/against_xen.py`` does it, for the operations on page tables alone. Each is first done three times over without
-being measured, on both: here numpy is loaded only once there has been work enough to be worth its 0.15 s. Then alone,
-in this process and without a guest: a 64 MiB address space built and pinned, promotion of single tables, and the frame
-table of a 4 GiB machine. ``--alone`` leaves Xen out. ``--linux N`` boots Debian's Linux to its /init N times besides,
+``bench/against_xen.py`` does it, for the operations on page tables alone. Then alone, in this process and without a
+guest: a 64 MiB address space built and pinned, promotion of single tables, and the frame table of a 4 GiB machine.
+``--alone`` leaves Xen out. ``--linux N`` boots Debian's Linux to its /init N times besides,
 each time with the validator and without it (``--no-validator``): what validation costs a real kernel.
 """
 
@@ -17,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.against_xen import IMAGES, Results, add, here, init_reached, on_xen, operations, progress, written  # noqa: E402
+from bench.against_xen import init_reached  # noqa: E402
+from bench.beside_xen import here, progress, report_ratios, rounds  # noqa: E402
 from tests.fakes import DATA, TABLE, P, U, make_guest, make_hypervisor  # noqa: E402
 from xentui.engine.xen import page_type, vector  # noqa: E402
 from xentui.engine.xen.page import L1, L2, L4, FrameTable  # noqa: E402
@@ -32,48 +31,11 @@ TARGETS = {"update_va_mapping": 3.0, "mmu_update_512": 2.0, "pin_unpin": 1.0, "p
 """Xen's time over ours, fast pace, at least."""
 LINUX_COST = 1.1
 """How many times longer Linux may take to its /init because of the validator."""
-WARM = 3
-"""How often an operation's whole measurement is done before it is measured. Twice would be 40,960 updates, hardly more
-than the 38,400 after which numpy is loaded (vector.py): its loading must not fall into the measurement."""
 ADDRESS_SPACE_MS, FRAME_TABLE_MB = 100, 40
 """The targets of what is measured alone, at most."""
 SPACE_FRAMES = 64 << 8
 MACHINE_FRAMES = 4 << 18
 LEVELS = {"L1": L1, "L2": L2}
-
-
-# --- beside real Xen ------------------------------------------------------------------------------------------------
-
-
-def beside_xen(runs: int, scale: int, options: str) -> dict[str, Results]:
-    """Nanoseconds of each operation on Xen, here fast and here exact, in turn, `runs` times."""
-    ways: dict[str, Callable[[str], dict[str, float]]] = {
-        "Xen": lambda cmdline: operations(on_xen(IMAGES / "bench64", cmdline, options)),
-        "fast": lambda cmdline: operations(here("fast", ["bench64", "--cmdline", cmdline])),
-        "exact": lambda cmdline: operations(here("exact", ["bench64", "--cmdline", cmdline])),
-    }
-    results: dict[str, Results] = {way: {} for way in ways}
-    for number in range(1, runs + 1):
-        for way, measure in ways.items():
-            for name in TARGETS:
-                progress(f"run {number} of {runs}: {name} on {way}")
-                add(results[way], measure(f"only={name} scale={scale} warm={WARM}"))
-    return results
-
-
-def report_ratios(results: dict[str, Results], runs: int) -> bool:
-    """Print the table; whether every target was reached."""
-    reached = True
-    print(
-        f"{'medians of ' + str(runs):22} {'Xen, TCG':>12} {'fast pace':>12} {'exact pace':>12} {'Xen/fast':>9}  target"
-    )
-    for name, target in TARGETS.items():
-        xen, fast, exact = (statistics.median(results[way][name]) for way in ("Xen", "fast", "exact"))
-        fine = xen / fast >= target
-        reached &= fine
-        figures = " ".join(written(name, figure) for figure in (xen, fast, exact))
-        print(f"{name:22} {figures} {xen / fast:9.2f}  >= {target} {'reached' if fine else 'MISSED'}")
-    return reached
 
 
 # --- alone ----------------------------------------------------------------------------------------------------------
@@ -172,8 +134,8 @@ def report_linux(runs: int) -> bool:
 def main() -> int:
     """Measure and print; exit status 1 with --check when a target is missed, 2 when something cannot run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--runs", type=int, default=5, help="runs of each (default 5)")
-    parser.add_argument("--scale", type=int, default=60, help="iterations, in tenths of the usual number (default 60)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of ten rounds each (default 5)")
+    parser.add_argument("--scale", type=int, default=10, help="length of a sample, in tenths of 0.05 s (default 10)")
     parser.add_argument("--alone", action="store_true", help="without real Xen")
     parser.add_argument("--linux", type=int, default=0, metavar="N", help="pairs of boots of Linux")
     parser.add_argument("--xen-options", default="", metavar="TEXT", help="more of Xen's command line")
@@ -184,9 +146,8 @@ def main() -> int:
     reached = True
     try:
         if not options.alone:
-            results = beside_xen(options.runs, options.scale, options.xen_options)
-            progress("")
-            reached = report_ratios(results, options.runs)
+            results = rounds(tuple(TARGETS), options.runs, options.scale, options.xen_options)
+            reached = report_ratios(results, TARGETS)
         reached &= report_alone(options.runs)
         if options.linux:
             reached &= report_linux(options.linux)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.against_xen import IMAGES, Lines, Results, add, here, on_xen, operations, progress
+from bench.beside_xen import IMAGES, Lines, Results, add, here, on_xen, operations, progress
 from bench.loads import MS, Loads
 from bench.trap_cost import bare_round_trip, null_hypercall
 from xentui.engine.xen.sched.credit import SLICE

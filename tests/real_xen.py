@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests import xen_pv32
@@ -130,6 +131,27 @@ def run_on_xen(
     the image's width if not given. Raises FileNotFoundError where QEMU, the image or the hypervisor is missing, and
     TimeoutError, with the last of what was printed, when neither end comes in time.
     """
+    with start_command(
+        image, cmdline, ramdisk=ramdisk, xen_options=xen_options, memory=memory, dom0_memory=dom0_memory, bits=bits
+    ) as command:
+        return _Session(command, until, answers).run(timeout)
+
+
+@contextmanager
+def start_command(
+    image: Path | str,
+    cmdline: str = "",
+    *,
+    ramdisk: Path | str | None = None,
+    xen_options: str = "",
+    memory: int = 256,
+    dom0_memory: int = 64,
+    bits: int | None = None,
+) -> Iterator[list[str]]:
+    """The command that starts a guest as domain 0, whose console is its stdin and stdout; good until this is left.
+
+    Takes and raises what `run_on_xen` does.
+    """
     if shutil.which(QEMU) is None:
         raise FileNotFoundError(f"{QEMU}: not installed (Debian: qemu-system-x86)")
     if not Path(image).is_file():
@@ -143,7 +165,7 @@ def run_on_xen(
             disk = Path(folder) / "ramdisk"
             disk.symlink_to(Path(ramdisk).resolve())
             command[command.index("-initrd") + 1] += f",{disk}"
-        return _Session(command, until, answers).run(timeout)
+        yield command
 
 
 class _Session:

@@ -102,6 +102,14 @@ def test_bench_runs_on_real_xen() -> None:
     assert "bench: done" in run.lines
 
 
+def test_bench_does_what_is_typed_on_real_xen() -> None:
+    answers = [(r"scale=10\r*\n", "mmu_update_32 5\n"), (r" ns each\)", "page_fault 9\n"), (r" ns each\)", "quit\n")]
+    run = run_on_xen(IMAGES / "bench64", "step=1", answers=answers)
+    measured = [line.split()[1:5:3] for line in run.lines if " ns n=" in line]
+    assert measured == [["mmu_update_32", "n=1024"], ["page_fault", "n=9"]]
+    assert run.lines[-1] == "bench: done"
+
+
 def test_commas_in_the_command_line_are_doubled() -> None:
     """QEMU separates multiboot modules by commas."""
     command = qemu_command(Path("/tmp/xen"), Path("/tmp/image"), "a,b", "", 256, 64)
