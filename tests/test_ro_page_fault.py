@@ -17,6 +17,7 @@ from xentui.engine.x86.state import EF_RF, EFLAGS, RAX, RCX, RDI, RIP, RSI
 from xentui.engine.xen import ro_page_fault, write_decode
 from xentui.engine.xen.abi.core import VMASST_TYPE_writable_pagetables
 from xentui.engine.xen.audit import audit
+from xentui.engine.xen.domain import LazyNx
 from xentui.engine.xen.guest_access import read
 from xentui.engine.xen.page import WRITABLE
 from xentui.engine.xen.pte import adjust_l1
@@ -322,7 +323,7 @@ def stored(code: bytes, registers: dict[int, int], flags: int, lazy: bool, short
     guest = make(64)
     other = make_guest(guest.hv, 2, 64)
     index = (guest.tables["l1"] << 9) + SLOT
-    guest.domain.lazy_nx = {index} if lazy else set()
+    guest.domain.lazy_nx = LazyNx([index] if lazy else [])
     frames = {
         0: guest.entry(FREE_PFN),
         1: guest.entry(DATA_PFN, P | U),

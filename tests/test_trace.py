@@ -104,7 +104,7 @@ def test_many_rows_are_cut_as_single_ones_are(chunk_time: int) -> None:
         rows = [(time + 7 * number, RIP, Kind.MARK, 0, 1, number, 0, 0, 0, 0, 0) for number in range(count)]
         for row in rows:
             single.put(*row)
-        many.put_rows(b"".join(RECORD.pack(*row) for row in rows), rows[0][0], rows[-1][0])
+        many.put_rows(memoryview(b"".join(RECORD.pack(*row) for row in rows)), rows[0][0], rows[-1][0])
         time = rows[-1][0]
         assert many.head == single.head and many.latest(16) == single.latest(16)
     single.flush()

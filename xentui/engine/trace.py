@@ -275,7 +275,7 @@ def runner(domain: int, vcpu: int) -> int:
 
 
 Put = Callable[[int, int, int, int, int, int, int, int, int, int, int], object]
-PutRows = Callable[[bytes, int, int], None]
+PutRows = Callable[[memoryview, int, int], None]
 Flush = Callable[[memoryview], None]
 Listener = Callable[[int, Record], None]
 
@@ -388,7 +388,7 @@ class TraceRing:
 
         put = native_put(shared, _FIELD_SIZES, reach, reach_end)
 
-        def put_rows(rows_of_a_batch: bytes, first: int, last: int) -> None:
+        def put_rows(rows_of_a_batch: memoryview, first: int, last: int) -> None:
             size, cursor, limit = len(rows_of_a_batch), words[CURSOR], words[LIMIT]
             if first < limit and last < limit and cursor + size < words[END]:
                 offset = cursor - base

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xentui.engine.x86.paging import AddressSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from xentui.engine.x86.cpu import Processor
@@ -27,6 +27,23 @@ NO_FRAME = -1
 CR2_64, _CR2_32 = 16, 8
 """Where in vcpu_info the address of a page fault is: arch.cr2."""
 set_cr2_64, _set_cr2_32 = struct.Struct("<Q").pack_into, struct.Struct("<I").pack_into
+
+
+class LazyNx(set[int]):
+    """`ram64` indices of initial L1 entries whose NX is the domain builder's, to be taken off at the first fetch."""
+
+    def __init__(self, entries: Iterable[int] = ()) -> None:
+        super().__init__(entries)
+        self._known, self._marks = 0, dict[int, bytearray]()
+
+    @property
+    def marks(self) -> dict[int, bytearray]:
+        """The same by the frames of the tables that they are in: a byte of each of its entries, 1 for these."""
+        if self._known != len(self):  # none comes later
+            self._known, self._marks = len(self), {index >> 9: bytearray(512) for index in self}
+            for index in self:
+                self._marks[index >> 9][index & 511] = 1
+        return self._marks
 
 
 class TrapHandler:
@@ -197,8 +214,7 @@ class Domain:
         """Are its page tables checked? Only `--no-validator` (unchecked.py) says no."""
         self.refusals_logged = 0
         """Refusals of the page-table validator that the log has told or counted."""
-        self.lazy_nx: set[int] = set()
-        """`ram64` indices of initial L1 entries whose NX is the builder's, to be taken off at the first fetch."""
+        self.lazy_nx = LazyNx()
         self.event_frames: list[int] = []
         """Frames of its own in which the FIFO event channels' queues are."""
         self.events: EventChannels

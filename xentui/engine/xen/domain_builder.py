@@ -22,7 +22,7 @@ from xentui.engine.xen.abi.arch_x86 import XEN_LEGACY_MAX_VCPUS
 from xentui.engine.xen.abi.layout32 import LAYOUT32
 from xentui.engine.xen.abi.layout64 import LAYOUT64
 from xentui.engine.xen.boot_tables import BootTables
-from xentui.engine.xen.domain import OFFLINE, RUNNABLE, Domain, Vcpu
+from xentui.engine.xen.domain import OFFLINE, RUNNABLE, Domain, LazyNx, Vcpu
 from xentui.engine.xen.elf import ImageError
 from xentui.engine.xen.event_channel import EventChannels
 from xentui.engine.xen.grant_entries import GrantTable
@@ -135,7 +135,7 @@ class DomainBuilder:
         if image.init_p2m is not None:
             p2m_pfn = self._place_p2m(image.init_p2m, p2m_bytes)
         self._write_p2m(p2m_pfn)
-        domain.lazy_nx = self.tables.write(self.hv.ram64, self.p2m, self._code())
+        domain.lazy_nx = LazyNx(self.tables.write(self.hv.ram64, self.p2m, self._code()))
         self._share(vcpus)
         self._write_start_info(start_info, p2m_address, p2m_pfn, p2m_bytes, table_pfn, cmdline)
         if image.hypercall_page is not None:

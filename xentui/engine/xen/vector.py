@@ -116,14 +116,15 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     mixed = numpy.count_nonzero(commands)
     if mixed and numpy.count_nonzero((commands > MMU_PT_UPDATE_NO_TRANSLATE) | (commands == MMU_MACHPHYS_UPDATE)):
         return 0
-    if not _tables_fine(vcpu, where >> 9, requests) or not _ascending_or_different(where):
+    tables = _tables_of(where)
+    if not _tables_fine(vcpu, tables, requests, count) or not _ascending_or_different(where):
         return 0
     memory = numpy.frombuffer(hv.ram64, "<u8")
     old = memory[where]
     new = _adjusted(values, domain.width)
-    mapped, unmapped = new[new & PRESENT != 0], old[old & PRESENT != 0]
+    mapped, unmapped = _present(new), _present(old)
     targets, sources = _frames_of(mapped), _frames_of(unmapped)
-    written = targets[mapped & RW != 0]
+    written = targets[_bit(mapped, RW)]
     single = _different(hv.frames, sources)
     if not _references_fine(domain, mapped, targets, sources, written, single):
         return 0
@@ -133,12 +134,12 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
         memory[where[preserving]] |= old[preserving] & (ACCESSED | DIRTY)
     references, uses = hv.frames.array("ref_count"), hv.frames.array("type_count")
     _count(references, sources, -1, single)
-    _count(uses, sources[unmapped & RW != 0], -1, single)
+    _count(uses, sources[_bit(unmapped, RW)], -1, single)
     single = _different(hv.frames, targets)
     _count(references, targets, 1, single)
     _count(uses, written, 1, single)
-    if domain.lazy_nx:
-        domain.lazy_nx.difference_update(where.tolist())
+    if any(_lazy(domain, table, where) for table in tables if table in domain.lazy_nx.marks):
+        domain.lazy_nx.difference_update(where.tolist())  # their NX is the guest's own from now on
     _tell(vcpu, pointers - commands, commands, old, values)
     return count
 
@@ -151,17 +152,42 @@ def _within_known_pages(vcpu: Vcpu, requests: int, count: int) -> int:
     return ((page << 12) - requests) // 16
 
 
+def _lazy(domain: Domain, table: int, where: Any) -> bool:
+    """Is one of these entries, as far as they are in this table, in the domain's `lazy_nx`?"""
+    import numpy
+
+    marks = numpy.frombuffer(domain.lazy_nx.marks[table], "u1")
+    return bool(numpy.count_nonzero(marks[where[where >> 9 == table] & 511]))
+
+
+def _bit(entries: Any, bit: int) -> Any:
+    """Which entries have a bit of the lowest byte: an array of bool."""
+    return (entries.view("u1")[::8] & bit).astype(bool)
+
+
+def _present(entries: Any) -> Any:
+    """Those of the entries that are."""
+    import numpy
+
+    present = _bit(entries, PRESENT)
+    return entries if numpy.count_nonzero(present) == len(entries) else entries[present]
+
+
 def _frames_of(entries: Any) -> Any:
     return ((entries & FRAME_MASK) >> 12).view("int64")
 
 
-def _tables_fine(vcpu: Vcpu, tables: Any, requests: int) -> bool:
-    """Are all the entries of validated L1s of the domain's, the list of requests itself not among them?"""
-    frames = vcpu.hv.frames
-    reads = vcpu.space.reads
-    listed = [reads.get(page, -1) >> 12 for page in range(requests >> 12, (requests + 16 * len(tables) >> 12) + 1)]
-    other = tables[1:] != tables[:-1]
-    for mfn in {int(tables[0]), *tables[1:][other].tolist()}:
+def _tables_of(places: Any) -> set[int]:
+    """The frames of the tables in which these words of memory are."""
+    tables = places >> 9
+    return {int(tables[0]), *tables[1:][tables[1:] != tables[:-1]].tolist()}
+
+
+def _tables_fine(vcpu: Vcpu, tables: set[int], requests: int, count: int) -> bool:
+    """Are they all validated L1s of the domain's, and the list of requests itself not among them?"""
+    frames, reads = vcpu.hv.frames, vcpu.space.reads
+    listed = [reads.get(page, -1) >> 12 for page in range(requests >> 12, (requests + 16 * count >> 12) + 1)]
+    for mfn in tables:
         if mfn >= frames.count or frames.owner[mfn] != vcpu.domain.id or mfn in listed:
             return False
         if frames.type[mfn] != L1 or not frames.flags[mfn] & VALIDATED:
@@ -236,7 +262,7 @@ def _tell(vcpu: Vcpu, places: Any, commands: Any, old: Any, values: Any) -> None
     rows[:, 2] = Kind.PTE_UPDATE | vcpu.id << 8 | vcpu.domain.id << 16 | L1 << 32
     for column, values_of in enumerate((commands, places, old, values), 3):
         rows[:, column] = values_of
-    hv.trace.put_rows(rows.tobytes(), first, first + (count - 1) * step)
+    hv.trace.put_rows(rows.data.cast("B"), first, first + (count - 1) * step)
 
 
 def _different(frames: FrameTable, targets: Any) -> bool:
