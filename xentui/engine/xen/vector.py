@@ -8,6 +8,7 @@ work enough to be worth it: most guests never need it.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,10 @@ def ready(requests: int = _REQUESTS_A_TABLE) -> bool:
     if "numpy" in sys.modules:
         return True
     _work[0] += requests
-    return _work[0] > MANY * _REQUESTS_A_TABLE
+    if _work[0] <= MANY * _REQUESTS_A_TABLE:
+        return False
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for linear algebra wait busily, and for nothing
+    return True
 
 
 def promote_l1(domain: Domain, mfn: int) -> bool:
