@@ -43,7 +43,7 @@ def ready(requests: int = _REQUESTS_A_TABLE) -> bool:
     _work[0] += requests
     if _work[0] <= MANY * _REQUESTS_A_TABLE:
         return False
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for linear algebra wait busily, and for nothing
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads for linear algebra wait busily
     return True
 
 
