@@ -329,7 +329,7 @@ class _Parser:
             return Either(tests) if tests else Compared(Raw(name), OPERATORS["<"], Constant(0))
         if name not in argument_names():
             raise self.unknown(token)
-        return Shown(name, lambda text: pattern.search(text) is not None)
+        return Shown(name, lambda text: pattern.search(text) is not None, pattern)
 
     def equal(self, field: Token) -> Test:
         """`field` is what comes next: a number, another field, or a word as the value is shown."""

@@ -199,8 +199,14 @@ class Columns:
 
         found = self._in_groups.get(position)
         if found is None:
-            found = self._in_groups[position] = np.take(self[position], self.groups.order)
+            column = self[position]
+            same = column[0] == column[-1] == column[len(column) // 2] and column.min() == column.max()
+            found = self._in_groups[position] = column if same else np.take(column, self._order)
         return found
+
+    @cached_property
+    def _order(self) -> NDArray[Any]:
+        return self.groups.order
 
     def within(self, classes: Iterable[int]) -> NDArray[Any]:
         """Which records are of one of the classes."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from xentui.engine.expression_automaton import could_show, decimal, hexadecimal
 from xentui.engine.expression_columns import (
     Columns,
     Comparison,
@@ -270,21 +271,31 @@ class OfClass:
 
 
 class Shown:
-    """A field whose text satisfies something."""
+    """A field whose text satisfies something: `pattern`, where that is to be found in it."""
 
-    def __init__(self, name: str, holds: Callable[[str], bool]) -> None:
-        self.name, self.holds = name, holds
+    def __init__(self, name: str, holds: Callable[[str], bool], pattern: re.Pattern[str] | None = None) -> None:
+        self.name, self.holds, self.pattern = name, holds, pattern
 
     def one(self, scope: Scope) -> bool:
         slot = scope.slot(self.name)
         return slot is not None and scope.record is not None and self.holds(slot.show(slot.read(scope.record)))
 
     def many(self, columns: Columns) -> NDArray[Any]:
-        found = columns.empty()
+        whole = []  # classes whose records all hold the same
+        found = columns.empty()  # of the others, in the groups' order
         for slot, classes in columns.readers(self.name):
-            here = columns.within(classes)
-            found[here] = where(slot.read(columns)[here], slot.show, self.holds)  # type: ignore[arg-type, index]
-        return found
+            runs = []
+            for which in classes:
+                values = columns.values(slot, reader_key(slot), which)
+                if values.low != values.high:
+                    runs.append((*columns.groups.runs[which], values.array))
+                elif self.holds(slot.show(values.low)):
+                    whole.append(which)
+            in_runs(runs, found, partial(in_shown, show=slot.show, holds=self.holds, pattern=self.pattern, head=""))
+        alike = columns.within(whole)
+        if found.any():
+            alike |= columns.groups.as_they_came(found)
+        return alike
 
 
 class Matched:
@@ -332,44 +343,40 @@ class Matched:
                 elif said:
                     found[start:stop] = True
         for slot, runs in sorted(open_.values(), key=lambda group: not self._in_digits(group[0])):  # as it costs
-            self._look(slot, [run for run in runs if not found[run[0] : run[1]].all()], found)
+            open_runs = [run for run in runs if not found[run[0] : run[1]].all()]
+            in_runs(open_runs, found, partial(self._in_values, slot))
         return groups.as_they_came(found) if found.any() else found
-
-    def _look(self, slot: Slot, runs: list[tuple[int, int, NDArray[Any]]], found: NDArray[Any]) -> None:
-        """Look into values in one go: that of many small arrays would cost more than what is in them."""
-        import numpy as np
-
-        if not runs:
-            return
-        arrays = [array for _, _, array in runs]
-        here = self._in_values(slot, np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
-        position = 0
-        for start, stop, _ in runs:
-            found[start:stop] |= here[position : position + stop - start]
-            position += stop - start
 
     def _slots_to_look_at(self, which: int) -> tuple[tuple[Slot, Any, Any], ...]:
         """The slots of a class that might have the pattern: slot, place, and what those have that can be searched
         together: shown alike, and named alike if the name matters."""
         found = []
         for slot in slots_of(which):
-            if not any(cannot_show(slot, piece) for piece in self.needed):
+            if not any(cannot_show(slot, piece) for piece in self.needed) and self._could_show(slot):
                 nameless = self.literal is not None and "=" not in self.literal and self._in_digits(slot)
                 found.append((slot, reader_key(slot), (slot.show, None if nameless else slot.name)))
         return tuple(found)
+
+    def _could_show(self, slot: Slot) -> bool:
+        """Whether the pattern may be in what a slot shows, as far as that is told by the letters that it is made of."""
+        letters = _LETTERS.get(slot.show)
+        return self.literal is not None or letters is None or could_show(self.pattern, f"{slot.name}=", letters)
 
     def _said_of(self, slot: Slot, low: int, high: int) -> bool | None:
         """Whether the pattern is in all (or, False, in none) of the values from `low` to `high`; None: it depends."""
         if low == high:
             return self.pattern.search(f"{slot.name}={slot.show(low)}") is not None
-        if self.literal is None or not self._in_digits(slot) or low <= _DIGIT:
+        if low <= _DIGIT or slot.show not in _HEXADECIMAL:
             return None
+        if self.literal is None:
+            table = hexadecimal(self.pattern, f"{slot.name}=0x")
+            return None if table is None else table.between(low, high)
         _, equals, text = self.literal.rpartition("=")
         return in_all(low, high, text, bool(equals))
 
     def _in_digits(self, slot: Slot) -> bool:
         """Whether a slot is shown in hexadecimal, and what to look for is a text: then its values need not be shown."""
-        return self.literal is not None and slot.show in (hex, short_hex)
+        return self.literal is not None and slot.show in _HEXADECIMAL
 
     def _in_all_of(self, which: int) -> bool:
         """Whether the pattern is in what all records of the class have in common."""
@@ -384,7 +391,7 @@ class Matched:
             return search(f"{name}={text}") is not None
 
         if self.literal is None or not self._in_digits(slot):
-            return where(values, show, holds)
+            return in_shown(values, show, holds, self.pattern, f"{name}=")
         _, equals, text = self.literal.rpartition("=")
         found = digits_at_start(values, text) if equals else digits_anywhere(values, text)
         short = values <= _DIGIT
@@ -393,6 +400,55 @@ class Matched:
         elif short.any():
             found[short] = where(values[short], show, holds)
         return found
+
+
+def in_runs(
+    runs: list[tuple[int, int, NDArray[Any]]], found: NDArray[Any], holds: Callable[[NDArray[Any]], NDArray[Any]]
+) -> None:
+    """Add for which values something holds: those of records `start` to `stop` of the groups' order. In one go: that
+    of many small arrays would cost more than what is in them."""
+    import numpy as np
+
+    if not runs:
+        return
+    arrays = [array for _, _, array in runs]
+    here = holds(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
+    position = 0
+    for start, stop, _ in runs:
+        found[start:stop] |= here[position : position + stop - start]
+        position += stop - start
+
+
+def in_shown(
+    values: NDArray[Any],
+    show: Callable[[int], str],
+    holds: Callable[[str], bool],
+    pattern: re.Pattern[str] | None,
+    head: str,
+) -> NDArray[Any]:
+    """Which values' texts satisfy something; where that is that a pattern is found in `head` and the text, those shown
+    as numbers need not be shown."""
+    many = _in_numbers(pattern, head, show) if pattern is not None else None
+    if many is None:
+        return where(values, show, holds)
+    found = many(values)
+    short = values <= _DIGIT
+    if short.any():
+        found[short] = where(values[short], show, holds)
+    return found
+
+
+def _in_numbers(
+    pattern: re.Pattern[str], head: str, show: Callable[[int], str]
+) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+    """What tells which values of more than a digit have a pattern, if they are shown as numbers."""
+    if show in _HEXADECIMAL:
+        table = hexadecimal(pattern, f"{head}0x")
+        return None if table is None else table.many
+    numbers = decimal(pattern, head) if show in (str, seconds) else None
+    if numbers is None:
+        return None
+    return numbers.many if show is str else numbers.thousand_millionths
 
 
 def literals(pattern: str) -> tuple[str, ...]:
@@ -404,7 +460,9 @@ def literals(pattern: str) -> tuple[str, ...]:
 _DIGIT = 9
 """Up to here `short_hex` shows a digit alone."""
 _DIGITS = frozenset("0123456789abcdefx.,-→")
+_HEXADECIMAL = (hex, short_hex)
 _LETTERS: dict[Callable[[int], str], frozenset[str]] = {
+    **dict.fromkeys(_HEXADECIMAL, frozenset("0123456789abcdefx")),
     str: frozenset("0123456789-"),
     seconds: frozenset("0123456789."),
     runner_text: frozenset("0123456789dvile"),  # d1v0, idle
