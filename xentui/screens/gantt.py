@@ -26,6 +26,25 @@ _MOST, _MOST_RECORDED = 1 << 18, 1 << 23
 _SLICE = 0.01
 """Seconds of a refresh in which records are looked through, so that a long history is read in over several."""
 _LOOK_BACK = 4096
+_SUMMED_FROM = 1 << 14
+"""Rows in a window from which on sums over all that is known are made once, and used again."""
+
+
+class _Sums:
+    """For how long something held up to each of some times; `on[i]` says whether it held from `times[i]` on."""
+
+    def __init__(self, times: NDArray[Any], on: NDArray[Any]) -> None:
+        self._times, self._on = times, bool(len(on) and on[-1])
+        self._total = np.concatenate([[0.0], np.cumsum(np.where(on[:-1], np.diff(times), 0))])
+
+    def over(self, edges: NDArray[Any]) -> NDArray[Any]:
+        """For each cell between edges the share of its time for which it held."""
+        if not len(self._times):
+            return np.zeros(len(edges) - 1)
+        at = np.interp(edges, self._times, self._total)
+        if self._on:
+            at += np.maximum(edges - self._times[-1], 0)
+        return np.clip(np.diff(at) / max(1e-9, (edges[-1] - edges[0]) / (len(edges) - 1)), 0, 1)
 
 
 @dataclass
@@ -57,7 +76,9 @@ class _Table:
             kept = self.rows[-self._most // 2 :].copy()
             self._rows[: len(kept)], self.count = kept, len(kept)
         while self.count + len(rows) > len(self._rows):
-            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+            old = self._rows
+            self._rows = np.zeros((2 * len(old), old.shape[1]), np.int64, order="F")
+            self._rows[: len(old)] = old
         self._rows[self.count : self.count + len(rows)] = rows
         self.count += len(rows)
 
@@ -88,6 +109,7 @@ class History:
         self.loads, self.blocks = _Table(4, most), _Table(3, most)
         self.until: float = inf
         """Up to which virtual time it was read; infinite if that is all there is."""
+        self._whole: dict[int, tuple[tuple[int, int], tuple[_Sums, _Sums]]] = {}
         self._read = at
         self._running: dict[int, int] = {}
         """Who has each physical processor, a `runner`."""
@@ -154,6 +176,17 @@ class History:
     def share(self, who: int, start: int, end: int, cells: int) -> Share:
         """How a vCPU spent a window of time."""
         edges = np.linspace(start, end, cells + 1)
+        first, last = np.searchsorted(self.loads.rows[:, 0], (start, end)).tolist()
+        if last - first <= _SUMMED_FROM or self.until < inf:
+            return Share(*(sums.over(edges) for sums in self._sums(who, start, end)))
+        count = (self.loads.count, self.blocks.count)
+        known = self._whole.get(who)
+        if known is None or known[0] != count:  # a recording's do not grow any more
+            known = self._whole[who] = (count, self._sums(who, self.begin, int(self.loads.rows[-1, 0]) + 1))
+        return Share(*(sums.over(edges) for sums in known[1]))
+
+    def _sums(self, who: int, start: int, end: int) -> tuple[_Sums, _Sums]:
+        """How long a vCPU ran, and waited, up to each change between two times."""
         loads, mine = self.loads.around(who, start, end), self.blocks.around(who, start, end)
         if not len(loads) or loads[0, 0] >= start:
             loads = np.concatenate([[(self.begin, who, 0, 0)], loads])
@@ -162,9 +195,7 @@ class History:
         blocked = np.concatenate([np.full(len(loads), -1, np.int8), mine[:, 2].astype(np.int8)])
         order = np.argsort(times, kind="stable")
         times, loaded, blocked = times[order], _filled(loaded[order]), _filled(blocked[order])
-        ran = _sums(times, (loaded == 1) & (blocked != 1), edges)
-        waited = _sums(times, (loaded != 1) & (blocked == 0), edges)
-        return Share(ran, waited)
+        return _Sums(times, (loaded == 1) & (blocked != 1)), _Sums(times, (loaded != 1) & (blocked == 0))
 
 
 def _filled(values: NDArray[Any]) -> NDArray[Any]:
@@ -172,14 +203,3 @@ def _filled(values: NDArray[Any]) -> NDArray[Any]:
     places = np.where(values >= 0, np.arange(len(values)), -1)
     places = np.maximum.accumulate(places) if len(places) else places
     return np.where(places >= 0, values[np.maximum(places, 0)], 0)
-
-
-def _sums(times: NDArray[Any], on: NDArray[Any], edges: NDArray[Any]) -> NDArray[Any]:
-    """For each cell between edges the share of its time for which `on` holds; `on[i]` holds from `times[i]` on."""
-    cells = len(edges) - 1
-    if not len(times):
-        return np.zeros(cells)
-    ends = np.append(times[1:], max(edges[-1], times[-1]))
-    total = np.concatenate([[0.0], np.cumsum(np.where(on, ends - times, 0))])
-    at = np.interp(edges, np.append(times, ends[-1]), total)
-    return np.clip(np.diff(at) / max(1e-9, (edges[-1] - edges[0]) / cells), 0, 1)

@@ -93,7 +93,8 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
         self._busy = False
         if self.is_attached:
             self._read(self.status)
-            self.redraw()
+            if not self._busy:
+                self.redraw()
 
     # --- time -------------------------------------------------------------------------------------------------------
 
