@@ -204,8 +204,8 @@ class ByRecord:
 
 
 def edge(start: int, end: int, cells: int, cell: int) -> int:
-    """The time at which a cell begins."""
-    return start + (end - start) * cell // cells
+    """The first time that lies in a cell: rounded up, or else it would lie in the one before."""
+    return start - (start - end) * cell // cells
 
 
 def round_up(time: int) -> int:
