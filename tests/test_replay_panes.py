@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,8 +52,12 @@ class Opened(Console):
     def __init__(self, app: XentuiApp, pilot: Any, recording: Recording, name: str) -> None:
         super().__init__(app, pilot)
         self.recording = recording
-        self.rows = recording.records()
         self._name = name
+
+    @cached_property
+    def rows(self) -> np.ndarray[Any, Any]:
+        """All that was recorded."""
+        return self.recording.records()
 
     @property
     def engine(self) -> Any:
@@ -209,6 +214,33 @@ def test_crossings_are_counted_from_the_recording(demo: Path) -> None:
         assert counted["hypercalls"] == (kinds == Kind.HYPERCALL).sum() > 0
 
     opened(demo, "crossings", steps)
+
+
+def test_a_recording_whose_last_block_is_damaged_is_shown_up_to_there_and_run_on(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.xtrace"
+    assert record(path, "demo32", "demo64", "--for", "1500ms").status == 3
+    with Recording(str(path)) as recording:
+        *_, before, block = [entry for entry in recording.entries if entry.records]
+    with path.open("r+b") as file:
+        file.seek(block.offset + block.length - 1)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+
+    async def steps(console: Opened) -> None:
+        pane, engine = console.pane, console.engine
+        assert f"damaged from record {block.first_record} on" in pane.text()
+        assert pane.source.end == block.first_record == sum(pane._density._counts)
+        assert 0 < before.last_time < pane.end == 1_500_000_000
+        engine.goto(time=500_000_000)
+        await console.stands(500_000_000)
+        assert isinstance(pane.source, RecordedTrace)
+        engine.goto(time=1_450_000_000)
+        await console.stands(1_450_000_000)
+        await console.until(lambda: pane.source is engine.records and "behind the recorded end" in pane.text())
+        assert engine.status.records > block.first_record
+
+    opened(path, "timeline", steps)
 
 
 # --- long recordings, without a machine ------------------------------------------------------------------------------

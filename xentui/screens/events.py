@@ -108,9 +108,9 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
         bits = answers.get("events.bitmaps")
-        self._elsewhere = elsewhere(self.app, status)
         if isinstance(bits, dict):
             self._look_back(bits["domain"], status)
+        self._elsewhere = elsewhere(self.app, status)  # reading may have come upon damage
         super().show(answers, status)
 
     def _look_back(self, domain: int, status: Any) -> None:

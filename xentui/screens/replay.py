@@ -54,10 +54,12 @@ class Replay:
 
 
 def elsewhere(app: Any, status: Any) -> str:
-    """Why the panes of a replay show what this session has run, and not the recording; "" if they do not."""
+    """Why the panes of a replay show what this session has run, and not the recording, or not all of it; or ""."""
     replay: Replay | None = getattr(app, "replay", None)
-    if replay is None or replay.holds(status):
+    if replay is None or status is None:
         return ""
+    if replay.holds(status):
+        return f"damaged from record {replay.trace.end} on" if replay.trace.problem else ""
     return f"branch {status.branch}, not the recording" if status.branch else "behind the recorded end"
 
 

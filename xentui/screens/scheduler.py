@@ -79,7 +79,6 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
         return [Query("sched.state")]
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
-        self._elsewhere = elsewhere(self.app, status)
         self._read(status)
         super().show(answers, status)
 
@@ -88,6 +87,7 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
         if self.history.read(records_of(self.app, status) if status is not None else None) and not self._busy:
             self._busy = True
             self.set_timer(0.005, self._again)
+        self._elsewhere = elsewhere(self.app, status)  # reading may have come upon damage
 
     def _again(self) -> None:
         self._busy = False

@@ -91,7 +91,6 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         if records is not None:
             for number, spec in enumerate(getattr(getattr(engine, "setup", None), "specs", ()), 1):
                 self.names.setdefault(number, spec.name)  # domains that are not there yet, or no more
-            self._elsewhere = elsewhere(self.app, status)
             marks = getattr(getattr(self.app, "control", None), "marks", ())
             self.show_records(records, status, known_to(engine, marks))
 
@@ -105,6 +104,7 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         self.names.update((domain.id, domain.name) for domain in status.domains)
         found = self._recorded.advance(_SLICE, self.names)
         self.moments = sorted([*found, *moments])
+        self._elsewhere = elsewhere(self.app, status)  # reading may have come upon damage
         if not self._zoomed:
             self._fit(status.live and status.running)
         self.redraw()
