@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from tests.command import record
+from tests.fakes_records import made
 from tests.test_app import Console
 from xentui.app import XentuiApp
 from xentui.engine.actions import Action
+from xentui.engine.expression import Expression
 from xentui.engine.process import Engine
 from xentui.engine.trace import Kind
 from xentui.recording.reader import Recording
+from xentui.recording.writer import RecordingWriter
+from xentui.screens.moments import Density
 from xentui.screens.records import Matches, RecordedTrace
 from xentui.screens.trace import TracePane
 from xentui.session import setup_of
@@ -218,13 +222,10 @@ def test_what_a_kill_left_is_opened_too(hello: Path, tmp_path: Path) -> None:
     replayed(path, steps)
 
 
-def test_a_damaged_block_is_where_it_ends(tmp_path: Path, hello: Path) -> None:
-    """Whatever comes upon it first: a line to be drawn, or a filter."""
-    from tests.fakes_records import made
-    from xentui.engine.expression import Expression
-    from xentui.recording.writer import RecordingWriter
-
-    path = tmp_path / "damaged.xtrace"
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A recording of three blocks of which the second is damaged, and the number of its first record."""
+    path = tmp_path_factory.mktemp("damaged") / "damaged.xtrace"
     with RecordingWriter(str(path), {}) as writer:
         for number in range(3):
             writer.trace_chunk(memoryview(made(1 << 16, number << 26).view("u1")))
@@ -236,7 +237,12 @@ def test_a_damaged_block_is_where_it_ends(tmp_path: Path, hello: Path) -> None:
         byte = file.read(1)
         file.seek(-1, 1)
         file.write(bytes([byte[0] ^ 1]))
-    first = block.first_record
+    return path, block.first_record
+
+
+def test_a_damaged_block_is_where_it_ends(damaged: tuple[Path, int]) -> None:
+    """Whatever comes upon it first: a line to be drawn, or a filter."""
+    path, first = damaged
     with Recording(str(path)) as recording:
         source = RecordedTrace(recording)
         assert len(source.rows(first - 2, first + 2)) == 2 and source.end == first
@@ -248,3 +254,18 @@ def test_a_damaged_block_is_where_it_ends(tmp_path: Path, hello: Path) -> None:
             matches.advance(0.01)
         matches.advance(0.01)
         assert source.end == first and len(matches) == (source.columns("kind") == Kind.PAGE_FAULT).sum()
+
+
+def test_a_time_in_or_behind_a_damaged_block_is_at_the_end(damaged: tuple[Path, int]) -> None:
+    path, first = damaged
+    times = made(1 << 16)["time"]
+    for time in ((1 << 26) + int(times[1000]), (1 << 26) + int(times[0])):  # in the damaged block; its first
+        with Recording(str(path)) as recording:
+            source = RecordedTrace(recording)
+            assert source.find_time(time) == first == source.end and "damaged" in source.problem
+            assert source.find_time((2 << 26) + 5000) == first, "what lies behind it is no part of what is shown"
+            assert source.find_time(int(times[1000])) == 1000 and source.find_time(1 << 60) == first
+    with Recording(str(path)) as recording:
+        source = RecordedTrace(recording)
+        counts = Density().counts(source, 0, 3 << 26, 30, 0)
+        assert sum(counts) == first == source.end and not any(counts[10:]), "nothing is drawn behind the damage"

@@ -46,6 +46,12 @@ def test_scales_are_easy_to_say() -> None:
     ]  # fmt: skip
 
 
+def test_a_cell_begins_with_its_first_time() -> None:
+    for at in range(1, 118):
+        first = edge(7, 200_000_000, 118, at)
+        assert (first - 7) * 118 // (200_000_000 - 7) == at and (first - 8) * 118 // (200_000_000 - 7) == at - 1
+
+
 def test_marks_and_snapshots_are_moments() -> None:
     kept = SimpleNamespace(status=SimpleNamespace(time=70))
     engine = SimpleNamespace(timeline=SimpleNamespace(usable=lambda: [kept]))

@@ -92,8 +92,10 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xentui.screens.gantt._MOST", 200)
     history = History()
     rows = [(time, SCHEDULE, ONE, 0, (ONE, TWO)[time & 1]) for time in range(90)]
-    history.read(Records(*rows))
-    history.read(Records(*rows, *((time, SCHEDULE, ONE, 0, ONE) for time in range(90, 130))))
+    growing = Records(*rows)
+    history.read(growing)
+    growing.all = Records(*rows, *((time, SCHEDULE, ONE, 0, ONE) for time in range(90, 130))).all
+    history.read(growing)
     assert history.loads.count == 180 and history.runs_at(129) == ONE and history.runs_at(60) == ONE
 
 

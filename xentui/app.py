@@ -24,7 +24,7 @@ from xentui.screens.stage import Stage
 from xentui.screens.words import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from textual.binding import BindingType
     from textual.screen import Screen
@@ -334,11 +334,25 @@ class XentuiApp(App[None], inherit_bindings=False):
         self.attempt(lambda: self.engine.goto(**given))
 
     def on_pane_who_wrote(self, event: Pane.WhoWrote) -> None:
-        """Go to what wrote a value."""
-        if hasattr(self.engine, "who_wrote"):
+        """Go to what wrote a value. Of a port a recording tells, however long ago it was and whatever was run."""
+        kind, *rest = event.what
+        status = self.feed.status
+        if kind == "port" and self.replay is not None and status is not None and self.replay.holds(status):
+            search = self.replay.who_set(*rest, status.records)
+            self.run_worker(self._go_to_setter(search), group="who wrote", exclusive=True)
+        elif hasattr(self.engine, "who_wrote"):
             self.attempt(lambda: self.engine.who_wrote(event.what))
         else:
             self.tell("who wrote this cannot be found out here", "warning")
+
+    async def _go_to_setter(self, search: Iterator[int | None]) -> None:
+        """Search on, and let the screen live meanwhile; go to the record that is found."""
+        for record in search:
+            if record is not None:
+                self.attempt(lambda record=record: self.goto_record(record))
+                return
+            await asyncio.sleep(0)
+        self.tell("no record before this moment tells of a write to this event port")
 
     def on_pane_act(self, event: Pane.Act) -> None:
         """Influence the machine."""

@@ -160,7 +160,7 @@ def setup_of(recording: Recording) -> Setup:
         raise RecordingError(f"{path}: the recording does not say all that running it again needs: {error}") from None
     setup.end_records = len(recording)
     summary = recording.summary or {}
-    last = int(recording.columns("time", -1)[0]) if len(recording) else 0
+    last = int(recording.outline()[1][-1]) if len(recording) else 0  # the index says it, if that block is damaged, too
     setup.end_time = summary.get("virtual_ns", last)
     setup.end_position = summary.get("position", 2 * setup.end_time)
     return setup

@@ -255,6 +255,20 @@ class Recording:
         times = self._column(chunk, _POSITIONS["time"], keep=True)
         return self._first_records[chunk] + int(np.searchsorted(times, np.uint64(max(time, 0))))
 
+    def block_at(self, time: int) -> tuple[int, int]:
+        """The numbers of the records (half open) of the block in which the first record at or after a time lies, by
+        the index alone; `(len(), len())` if there is none."""
+        chunk = bisect_left(self._last_times, time)
+        if chunk == len(self._chunks):
+            return len(self), len(self)
+        return self._first_records[chunk], self._first_records[chunk] + self._chunks[chunk].records
+
+    def outline(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The numbers of each block's first and last record, and their times, by the index alone."""
+        ends = [(entry.first_record, entry.first_record + entry.records - 1) for entry in self._chunks]
+        times = [(entry.first_time, entry.last_time) for entry in self._chunks]
+        return np.array(ends, np.int64).reshape(-1), np.array(times, np.int64).reshape(-1)
+
     def _payloads(self, kind: bytes) -> Iterator[tuple[Entry, bytes]]:
         for entry in self.entries:
             if entry.type == kind:

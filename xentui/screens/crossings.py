@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from textual.binding import Binding
 
 from xentui.screens.crossing_counts import Counts, CrossingCounts, Way
+from xentui.screens.replay import records_of
 from xentui.screens.sheet import DOMAIN_INKS, Line, SheetPane, fit
 from xentui.screens.trace_lines import count as grouped
 from xentui.screens.trace_lines import domain_name
@@ -74,8 +75,8 @@ Keys: **d D** one domain, or all
         self._frame = 0
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
-        records = getattr(getattr(self.app, "engine", None), "records", None)
-        if records is not None and status is not None:
+        records = records_of(self.app, status) if status is not None else None
+        if records is not None:
             self.show_records(records, status)
 
     def show_records(self, source: Any, status: Any) -> None:

@@ -8,12 +8,17 @@ from textual.binding import Binding
 
 from xentui.engine.trace_decode import seconds
 from xentui.engine.views import Query
-from xentui.screens.port_history import PortEvent, port_history
+from xentui.screens.port_history import PortEvent, PortHistory, port_history
+from xentui.screens.records import RecordedTrace
+from xentui.screens.replay import elsewhere, records_of
 from xentui.screens.sheet import Line, SheetPane, beside, fit, heading, length, window, wrapped
 
 _BESIDE = 42
 """Cells that the details need beside the bitmap."""
 _LABEL = 8
+_AHEAD = 2
+"""Events to come that are shown, where they are recorded."""
+_SLICE = 0.01
 _CELLS = {
     (True, False): ("●", "orange"),
     (True, True): ("◐", "yellow"),
@@ -47,6 +52,7 @@ the place of device interrupts. Each event is one bit: it says *that* something 
   FIFO ABI has queues instead, one a priority, shown at its vCPUs; its bitmaps lie idle.
 * **upcalls masked**: the guest may defer all events by a flag that Xen reads, "analogous to disabling interrupts on a
   real processor". Many events that wait then cost *one* upcall.
+* A port's latest events stand beside it; in a recording the next ones too, faint, over them.
 * A **port** is one end of a channel. Its peer is a port of another domain, a virtual interrupt (VIRQ), another vCPU of
   the same domain (IPI), or a back end of the control domain.
 
@@ -77,6 +83,11 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         self._row = 64
         """Bits in a row."""
         self._history: list[PortEvent] = []
+        self._ahead: list[PortEvent] = []
+        """Of a recording, what will happen to the port."""
+        self._whole: PortHistory | None = None
+        self._elsewhere = ""
+        self._busy = False
         self._seen: tuple[Any, list[Line]] = (None, [])
         """The latest overview, and the bits that it was drawn from."""
 
@@ -97,12 +108,33 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
         bits = answers.get("events.bitmaps")
-        records = getattr(getattr(self.app, "engine", None), "records", None)
         if isinstance(bits, dict):
-            domain = bits["domain"]
-            end = getattr(status, "records", 0)
-            self._history = port_history(records, end, domain, self.port, max(4, self.content_size.height // 2))
+            self._look_back(bits["domain"], status)
+        self._elsewhere = elsewhere(self.app, status)  # reading may have come upon damage
         super().show(answers, status)
+
+    def _look_back(self, domain: int, status: Any) -> None:
+        """What happened to the port; of a recording, what will happen too. Comes back if that takes longer."""
+        records, now = records_of(self.app, status), getattr(status, "records", 0)
+        count = max(4, self.content_size.height // 2)
+        if not isinstance(records, RecordedTrace):
+            self._history, self._ahead, self._whole = port_history(records, now, domain, self.port, count), [], None
+            return
+        whole = self._whole
+        if whole is None or (whole.source, whole.domain, whole.port) != (records, domain, self.port):
+            whole = self._whole = PortHistory(records, domain, self.port)
+        whole.advance(now, _SLICE)
+        self._history, self._ahead = whole.around(now, count, _AHEAD)
+        if not whole.complete and not self._busy:
+            self._busy = True
+            self.set_timer(0.005, self._again)
+
+    def _again(self) -> None:
+        self._busy = False
+        domain = self._shown()
+        if self.is_attached and domain is not None:
+            self._look_back(domain, self.status)
+            self.redraw()
 
     def choose_part(self, name: str) -> None:
         """Put the cursor on a port, given by its number."""
@@ -117,6 +149,7 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
             return wrapped(self.failure() or "No domain runs: there are no event channels.", width, "dim")
         ports = {row["port"]: row for row in self.answer("events.ports") or []}
         follow = " · follows" if self.domain is None else ""
+        follow += f" · {self._elsewhere}" if self._elsewhere else ""
         lines: list[Line] = [
             [
                 (f"{bits['name']} d{bits['domain']}", "title"),
@@ -230,6 +263,8 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
             mask = ", masked" if row["masked"] else ""
             lines.append([(row["state"], "strong"), (f"  {row['peer']}", ""), (f"  {held}{mask}", "dim")])
             lines.append([(f"its events go to vCPU {row['vcpu']}", "dim")])
+        for event in self._ahead[::-1]:
+            lines.append(fit([(f"{seconds(event.time)[:-3]}  {event.text} (to come)", "dim")], width))
         for event in self._history[:4]:
             lines.append(fit([(f"{seconds(event.time)[:-3]}  ", "dim"), (event.text, "")], width))
         lines.append(heading("ports in use", width, f"{len(ports)}"))

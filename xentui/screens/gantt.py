@@ -7,19 +7,44 @@ and when it ceased. A vCPU runs while it has a processor and is not blocked; it 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xentui.engine.trace import Kind, runner
+from xentui.screens.records import CHUNK, RecordedTrace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NOBODY = 0x7FFF << 16
-_MOST = 1 << 18
-_PIECE = 1 << 20
-"""Records that are looked through at a refresh, so that a long history is read in over several."""
+_TAKEN = ("time", "kind", "domain", "vcpu", "a", "b", "d")
+_MOST, _MOST_RECORDED = 1 << 18, 1 << 23
+"""Rows that are kept: of a run that goes on without end, and of a recording."""
+_SLICE = 0.01
+"""Seconds of a refresh in which records are looked through, so that a long history is read in over several."""
+_LOOK_BACK = 4096
+_SUMMED_FROM = 1 << 14
+"""Rows in a window from which on sums over all that is known are made once, and used again."""
+
+
+class _Sums:
+    """For how long something held up to each of some times; `on[i]` says whether it held from `times[i]` on."""
+
+    def __init__(self, times: NDArray[Any], on: NDArray[Any]) -> None:
+        self._times, self._on = times, bool(len(on) and on[-1])
+        self._total = np.concatenate([[0.0], np.cumsum(np.where(on[:-1], np.diff(times), 0))])
+
+    def over(self, edges: NDArray[Any]) -> NDArray[Any]:
+        """For each cell between edges the share of its time for which it held."""
+        if not len(self._times):
+            return np.zeros(len(edges) - 1)
+        at = np.interp(edges, self._times, self._total)
+        if self._on:
+            at += np.maximum(edges - self._times[-1], 0)
+        return np.clip(np.diff(at) / max(1e-9, (edges[-1] - edges[0]) / (len(edges) - 1)), 0, 1)
 
 
 @dataclass
@@ -33,8 +58,9 @@ class Share:
 class _Table:
     """Rows of numbers that are appended, as a numpy array."""
 
-    def __init__(self, columns: int) -> None:
-        self._rows = np.zeros((1024, columns), np.int64)
+    def __init__(self, columns: int, most: int) -> None:
+        self._rows = np.zeros((1024, columns), np.int64, order="F")  # a column is looked through at a time
+        self._most = most
         self.count = 0
 
     @property
@@ -46,47 +72,81 @@ class _Table:
         """Append; the oldest half goes when there are too many."""
         if not rows:
             return
-        if self.count + len(rows) > _MOST:
-            kept = self.rows[-_MOST // 2 :].copy()
+        if self.count + len(rows) > self._most:
+            kept = self.rows[-self._most // 2 :].copy()
             self._rows[: len(kept)], self.count = kept, len(kept)
         while self.count + len(rows) > len(self._rows):
-            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+            old = self._rows
+            self._rows = np.zeros((2 * len(old), old.shape[1]), np.int64, order="F")
+            self._rows[: len(old)] = old
         self._rows[self.count : self.count + len(rows)] = rows
         self.count += len(rows)
+
+    def around(self, who: int, start: int, end: int) -> NDArray[Any]:
+        """The rows of a vCPU in a window of time, and its last before."""
+        first, last = np.searchsorted(self.rows[:, 0], (start, end)).tolist()
+        inside = self.rows[first:last]
+        inside = inside[inside[:, 1] == who]
+        size = _LOOK_BACK
+        while first > 0:
+            low = max(0, first - size)
+            at = np.flatnonzero(self.rows[low:first, 1] == who)
+            if len(at):
+                return np.concatenate([self.rows[low + at[-1] :][:1], inside])
+            first, size = low, 4 * size
+        return inside
 
 
 class History:
     """What the trace says of scheduling, read as it grows."""
 
     def __init__(self) -> None:
+        self._source: Any = None
         self._restart(0)
 
     def _restart(self, at: int) -> None:
-        self.loads, self.blocks = _Table(4), _Table(3)
+        most = _MOST_RECORDED if isinstance(self._source, RecordedTrace) else _MOST
+        self.loads, self.blocks = _Table(4, most), _Table(3, most)
+        self.until: float = inf
+        """Up to which virtual time it was read; infinite if that is all there is."""
+        self._whole: dict[int, tuple[tuple[int, int], tuple[_Sums, _Sums]]] = {}
         self._read = at
         self._running: dict[int, int] = {}
         """Who has each physical processor, a `runner`."""
 
     def read(self, records: Any) -> bool:
-        """Take in what is new; True if there is more to read. Begins anew where the history was cut."""
+        """Take in what is new, for a little while; True if there is more to read. Begins anew where the history was
+        cut, or is another's."""
         if records is None:
             return False
-        if records.end < self._read or records.first > self._read:
+        if records is not self._source or records.end < self._read or records.first > self._read:
+            self._source = records
             self._restart(records.first)
-        start, stop = self._read, min(records.end, self._read + _PIECE)
-        if start >= stop:
-            return False
+        limit = perf_counter() + _SLICE
+        while self._read < records.end:
+            stop = min(self._read - self._read % CHUNK + CHUNK, records.end)
+            self._look_through(records, self._read, stop)
+            self._read = min(stop, records.end)  # less, if a block turned out to be damaged
+            if perf_counter() >= limit:
+                break
+        more = bool(self._read < records.end)
+        self.until = int(records.columns("time", self._read - 1, self._read)[0]) if more else inf
+        return more
+
+    def _look_through(self, records: Any, start: int, stop: int) -> None:
         kinds = records.columns("kind", start, stop)
         places = ((kinds >= Kind.SCHEDULE) & (kinds <= Kind.IDLE)).nonzero()[0]
-        if len(places):
+        if not len(places):
+            return
+        if isinstance(records, RecordedTrace):  # each of its columns is unpacked
+            self._take({name: records.columns(name, start, stop)[places] for name in _TAKEN})
+        else:
             self._take(records.rows(start, stop)[places])
-        self._read = stop
-        return bool(stop < records.end)
 
     def _take(self, rows: Any) -> None:
         loads: list[tuple[int, ...]] = []
         blocks: list[tuple[int, ...]] = []
-        columns = (rows[name].tolist() for name in ("time", "kind", "domain", "vcpu", "a", "b", "d"))
+        columns = (rows[name].tolist() for name in _TAKEN)
         for time, kind, domain, vcpu, a, b, cpu in zip(*columns, strict=True):
             if kind == Kind.SCHEDULE:
                 if cpu in self._running:
@@ -116,21 +176,26 @@ class History:
     def share(self, who: int, start: int, end: int, cells: int) -> Share:
         """How a vCPU spent a window of time."""
         edges = np.linspace(start, end, cells + 1)
-        loads, mine = self.loads.rows, self.blocks.rows
-        mine = mine[mine[:, 1] == who]
-        loads = np.concatenate([[(self.begin, who, 0, 0)], loads[loads[:, 1] == who]])
-        first, last = np.searchsorted(loads[:, 0], (start, end))
-        loads = loads[max(0, first - 1) : last]
-        first, last = np.searchsorted(mine[:, 0], (start, end))
-        mine = mine[max(0, first - 1) : last]
+        first, last = np.searchsorted(self.loads.rows[:, 0], (start, end)).tolist()
+        if last - first <= _SUMMED_FROM or self.until < inf:
+            return Share(*(sums.over(edges) for sums in self._sums(who, start, end)))
+        count = (self.loads.count, self.blocks.count)
+        known = self._whole.get(who)
+        if known is None or known[0] != count:  # a recording's do not grow any more
+            known = self._whole[who] = (count, self._sums(who, self.begin, int(self.loads.rows[-1, 0]) + 1))
+        return Share(*(sums.over(edges) for sums in known[1]))
+
+    def _sums(self, who: int, start: int, end: int) -> tuple[_Sums, _Sums]:
+        """How long a vCPU ran, and waited, up to each change between two times."""
+        loads, mine = self.loads.around(who, start, end), self.blocks.around(who, start, end)
+        if not len(loads) or loads[0, 0] >= start:
+            loads = np.concatenate([[(self.begin, who, 0, 0)], loads])
         times = np.concatenate([loads[:, 0], mine[:, 0]])
         loaded = np.concatenate([loads[:, 2].astype(np.int8), np.full(len(mine), -1, np.int8)])
         blocked = np.concatenate([np.full(len(loads), -1, np.int8), mine[:, 2].astype(np.int8)])
         order = np.argsort(times, kind="stable")
         times, loaded, blocked = times[order], _filled(loaded[order]), _filled(blocked[order])
-        ran = _sums(times, (loaded == 1) & (blocked != 1), edges)
-        waited = _sums(times, (loaded != 1) & (blocked == 0), edges)
-        return Share(ran, waited)
+        return _Sums(times, (loaded == 1) & (blocked != 1)), _Sums(times, (loaded != 1) & (blocked == 0))
 
 
 def _filled(values: NDArray[Any]) -> NDArray[Any]:
@@ -138,14 +203,3 @@ def _filled(values: NDArray[Any]) -> NDArray[Any]:
     places = np.where(values >= 0, np.arange(len(values)), -1)
     places = np.maximum.accumulate(places) if len(places) else places
     return np.where(places >= 0, values[np.maximum(places, 0)], 0)
-
-
-def _sums(times: NDArray[Any], on: NDArray[Any], edges: NDArray[Any]) -> NDArray[Any]:
-    """For each cell between edges the share of its time for which `on` holds; `on[i]` holds from `times[i]` on."""
-    cells = len(edges) - 1
-    if not len(times):
-        return np.zeros(cells)
-    ends = np.append(times[1:], max(edges[-1], times[-1]))
-    total = np.concatenate([[0.0], np.cumsum(np.where(on, ends - times, 0))])
-    at = np.interp(edges, np.append(times, ends[-1]), total)
-    return np.clip(np.diff(at) / max(1e-9, (edges[-1] - edges[0]) / cells), 0, 1)

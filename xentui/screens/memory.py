@@ -15,6 +15,7 @@ from xentui.engine.xen import refusals
 from xentui.screens.memory_map import FrameMap
 from xentui.screens.page_tables import PageTableTree
 from xentui.screens.prompt import Prompt
+from xentui.screens.replay import records_of
 from xentui.screens.sheet import Line, SheetPane, fit, heading, window, wrapped
 
 PARTS = ("frames", "page tables", "walk", "refusals")
@@ -125,7 +126,7 @@ table · **d v** domain, vCPU · **f** follow
             self._audit = [str(result)] if isinstance(result, ViewError) else result
             self._auditing = False
         if PARTS[self.part] == "refusals":
-            self._refusals = self._latest_refusals(getattr(status, "records", 0))
+            self._refusals = self._latest_refusals(status)
         super().show(answers, status)
 
     def choose_part(self, name: str) -> None:
@@ -133,15 +134,16 @@ table · **d v** domain, vCPU · **f** follow
         self.part = next(number for number, part in enumerate(PARTS) if part.split()[-1] == name)
         self.refresh()
 
-    def _latest_refusals(self, end: int) -> list[tuple[int, Record]]:
+    def _latest_refusals(self, status: Any) -> list[tuple[int, Record]]:
         """Number and record of the latest refusals before the present moment, newest first."""
-        records = getattr(getattr(self.app, "engine", None), "records", None)
+        records = records_of(self.app, status) if status is not None else None
         if records is None:
             return []
-        end = min(end, records.end)
+        end = min(status.records, records.end)
         start = max(records.first, end - _REACH)
         places = (records.columns("kind", start, end) == Kind.REFUSAL).nonzero()[0][-200:][::-1].tolist()
-        return [(start + at, Record(*records.rows(start + at, start + at + 1)[0].tolist())) for at in places]
+        found = [(start + at, records.rows(start + at, start + at + 1)) for at in places]
+        return [(number, Record(*rows[0].tolist())) for number, rows in found if len(rows)]
 
     # --- drawing ----------------------------------------------------------------------------------------------------
 

@@ -82,6 +82,7 @@ class RecordedTrace:
         self._kept: dict[Any, Any] = {}
         self._bytes = 0
         self._ahead: dict[frozenset[int], int] = {}  # up to where it was read ahead
+        self._outline = recording.outline()
 
     def rows(self, start: int, stop: int | None = None) -> NDArray[Any]:
         """Whole records."""
@@ -158,8 +159,22 @@ class RecordedTrace:
         return start < self.end and self._bytes < _KEPT_BYTES
 
     def find_time(self, time: int) -> int:
-        """The first record at or after a virtual time."""
-        return self.recording.find_time(time)
+        """The first record at or after a virtual time; what lies behind a damaged block is no part of it."""
+        try:
+            return min(self.recording.find_time(time), self.end)
+        except RecordingError as error:
+            self._end_before(*self.recording.block_at(time), error)
+            return self.end
+
+    def about_time(self, time: int) -> int:
+        """About the same, by the index alone: as if the records of a block came at even intervals."""
+        numbers, times = self._outline
+        return min(int(np.interp(time, times, numbers, right=numbers[-1] + 1)), self.end) if len(times) else 0
+
+    def about_record(self, number: int) -> int:
+        """A record's time, in the same way."""
+        numbers, times = self._outline
+        return int(np.interp(number, numbers, times)) if len(times) else 0
 
 
 class Piece(Mapping[str, "NDArray[Any]"]):

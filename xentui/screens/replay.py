@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xentui.screens.records import RecordedTrace
+from xentui.screens.port_history import events_of, sets_port
+from xentui.screens.records import CHUNK, RecordedTrace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from xentui.engine.setup import Setup
     from xentui.recording.reader import Recording
 
@@ -31,6 +34,33 @@ class Replay:
             return None
         rows = self.trace.rows(record, record + 1)
         return int(rows["time"][0]) if len(rows) else None
+
+    def who_set(self, domain: int, port: int, records: int) -> Iterator[int | None]:
+        """The last record before number `records` that made an event pending at a port, backwards a chunk at a time:
+        None for each that has been looked through, then its number. What was written last is where we are: it counts
+        only if there is no other."""
+        here = None
+        for start in range((records - 1) // CHUNK * CHUNK, -1, -CHUNK):
+            rows = events_of(self.trace, start)
+            found = rows["record"][sets_port(rows, domain, port) & (rows["record"] < records)].tolist()
+            if found and found[-1] == records - 1:
+                here = found.pop()
+            if found:
+                yield found[-1]
+                return
+            yield None
+        if here is not None:
+            yield here
+
+
+def elsewhere(app: Any, status: Any) -> str:
+    """Why the panes of a replay show what this session has run, and not the recording, or not all of it; or ""."""
+    replay: Replay | None = getattr(app, "replay", None)
+    if replay is None or status is None:
+        return ""
+    if replay.holds(status):
+        return f"damaged from record {replay.trace.end} on" if replay.trace.problem else ""
+    return f"branch {status.branch}, not the recording" if status.branch else "behind the recorded end"
 
 
 def records_of(app: Any, status: Any) -> Any:

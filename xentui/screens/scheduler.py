@@ -13,6 +13,7 @@ from xentui.engine.views import Query
 from xentui.engine.xen import cpulist
 from xentui.screens.gantt import NOBODY, History, Share
 from xentui.screens.prompt import Prompt
+from xentui.screens.replay import elsewhere, records_of
 from xentui.screens.sheet import DOMAIN_INKS, Line, SheetPane, fit, heading, window, wrapped
 
 _LABEL, _STATE, _PERCENT = 17, 10, 6
@@ -39,6 +40,7 @@ low latency is lent, not given. Today's Xen has **credit**: weights again, and a
 * A row is a virtual CPU. The height of a block is the share of the cell's time that it **ran**; `░` it was runnable
   and **waited** for its turn; `·` it was blocked, at no cost to anybody.
 * The percentages are shares of the window.
+* In the past, and in a recording, what comes after the present moment (`▲`) is there too, faint.
 * Where the machine has several processors (`--cpus`), **cpu** is the one that a vCPU runs on, or ran on last; **p**
   says where it may run.
 * **weight**, **credit**, **avt/evt** (actual and effective virtual time), **warp**: what the policy goes by now.
@@ -70,13 +72,29 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
         self.row = 0
         self.history = History()
         self._top = 0
+        self._elsewhere = ""
+        self._busy = False
 
     def queries(self) -> list[Query]:
         return [Query("sched.state")]
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
-        self.history.read(getattr(getattr(self.app, "engine", None), "records", None))
+        self._read(status)
         super().show(answers, status)
+
+    def _read(self, status: Any) -> None:
+        """Read what the trace says; come back in a moment if that is not all."""
+        if self.history.read(records_of(self.app, status) if status is not None else None) and not self._busy:
+            self._busy = True
+            self.set_timer(0.005, self._again)
+        self._elsewhere = elsewhere(self.app, status)  # reading may have come upon damage
+
+    def _again(self) -> None:
+        self._busy = False
+        if self.is_attached:
+            self._read(self.status)
+            if not self._busy:
+                self.redraw()
 
     # --- time -------------------------------------------------------------------------------------------------------
 
@@ -85,10 +103,24 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
 
     def window(self) -> tuple[int, int]:
         """(start, end) of what is shown, virtual ns."""
-        now = int(getattr(self.status, "time", 0))
-        end = now if self.end is None else self.end
+        now, newest = self._now(), self._newest()
+        end = self.end
+        if end is None:  # the present at the end, or in the middle while what comes then is known
+            end = now if newest <= now else max(now, min(now + self.span // 2, newest))
         end = max(end, self.span)
         return end - self.span, end
+
+    def _now(self) -> int:
+        return int(getattr(self.status, "time", 0))
+
+    def _newest(self) -> int:
+        """The latest time that is known of: in the past, and in a recording, it lies ahead."""
+        return max(self._now(), int(getattr(self.status, "end_time", 0)))
+
+    def _cell(self, time: float) -> int:
+        """The cell of the strips in which a time lies."""
+        start, end = self.window()
+        return int((time - start) * self._cells() // max(1, end - start))
 
     def moment(self) -> int | None:
         """The virtual time under the cursor."""
@@ -112,6 +144,9 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
         start, end = self.window()
         parameters = "  ".join(f"{name} {_value(name, value)}" for name, value in state["parameters"].items())
         follow = " · follows" if self.end is None else ""
+        follow += f" · {self._elsewhere}" if self._elsewhere else ""
+        if self.history.until < end:
+            follow += f" · read up to {seconds(int(self.history.until))}"
         lines: list[Line] = [
             fit([(state["policy"], "title"), (f"  {parameters}", "dim"), (follow, "dim")], width),
             heading(f"{time_text(self.span)} from {seconds(max(0, start))}", width, "█ ran  ░ waited  · blocked"),
@@ -132,7 +167,12 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
         colour = DOMAIN_INKS[(vcpu["domain"] - 1) % len(DOMAIN_INKS)]
         here = index == self.row
         line: Line = [(_label(vcpu), "title" if here else "label")]
+        present, known = self._cell(self._now()), self._cell(min(self.history.until, end))
         for cell, (text, style) in enumerate(_glyphs(share, colour)):
+            if cell > known:
+                text, style = " ", ""
+            elif cell > present:
+                style = "dim"
             style = f"{style}+cursor" if cell == self.cursor else style
             if line[-1][1] == style and len(line) > 1:
                 line[-1] = (line[-1][0] + text, style)
@@ -147,6 +187,9 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
         step = _round_step(span * 14 // cells)
         text = [" "] * cells
         at = -(-start // step) * step
+        present = self._cell(self._now())
+        if end > self._now() and 0 <= present < cells:
+            text[present] = "▲"
         while at < end:
             cell = (at - start) * cells // span
             label = f"╵{time_text(at)}"
@@ -210,7 +253,7 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
         cursor = (cells - 1 if step < 0 else 0) if self.cursor is None else self.cursor + step
         if not 0 <= cursor < cells:
             shift = max(1, self.span // cells) * (cursor if cursor < 0 else cursor - cells + 1)
-            self.end = max(self.span, min(self.end + shift, int(getattr(self.status, "time", 0))))
+            self.end = max(self.span, min(self.end + shift, self._newest()))
         self.cursor = max(0, min(cells - 1, cursor))
         self.touch()
 
@@ -224,8 +267,7 @@ of its domain · **A** of the scheduler · **p** its processors · **f** follow 
         moment = self.moment()
         self.span = max(_SHORTEST, min(_LONGEST, self.span * 2 if direction > 0 else self.span // 2))
         if moment is not None:
-            now = int(getattr(self.status, "time", 0))
-            self.end = max(self.span, min(moment + self.span // 2, max(now, self.span)))
+            self.end = max(self.span, min(moment + self.span // 2, max(self._newest(), self.span)))
             start, end = self.window()
             self.cursor = max(0, min(self._cells() - 1, (moment - start) * self._cells() // max(1, end - start)))
         self.touch()

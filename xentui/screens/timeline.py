@@ -21,6 +21,7 @@ from xentui.screens.moments import (
     known_to,
     round_up,
 )
+from xentui.screens.replay import elsewhere, records_of
 from xentui.screens.sheet import Line, SheetPane, fit
 from xentui.screens.trace_lines import clock
 
@@ -40,7 +41,8 @@ class TimelinePane(SheetPane):
     HELP: ClassVar[str] = """\
 **What am I looking at?** The whole run from its start to the newest moment, in *virtual* time: the time that guests
 feel, the paper's **section 3.3.2**. The bars are how many trace records lie in each stretch; what lies behind *now* is
-faint: future that was already recorded and can be gone to.
+faint: future that was already recorded and can be gone to. A recording is here as a whole from the first moment on;
+who leaves its history sees what this session has run, and reads so beside the time.
 
 `▼` a mark · `✖` a domain crashed · `⚡` a fault was injected · `○` a domain came or went · `·` a snapshot, from which
 its neighbourhood is reached at once
@@ -76,14 +78,19 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         self._recorded: Recorded | None = None
         self._zoomed = False
         self._branch = 0
+        self._known: list[Moment] = []
+        self._elsewhere = ""
+        self._busy = False
         self._dragging = False
 
     # --- what comes in ----------------------------------------------------------------------------------------------
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
-        engine = getattr(self.app, "engine", None)
-        records = getattr(engine, "records", None)
-        if status is not None and records is not None:
+        engine: Any = getattr(self.app, "engine", None)
+        records = records_of(self.app, status) if status is not None else None
+        if records is not None:
+            for number, spec in enumerate(getattr(getattr(engine, "setup", None), "specs", ()), 1):
+                self.names.setdefault(number, spec.name)  # domains that are not there yet, or no more
             marks = getattr(getattr(self.app, "control", None), "marks", ())
             self.show_records(records, status, known_to(engine, marks))
 
@@ -97,15 +104,23 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         self.names.update((domain.id, domain.name) for domain in status.domains)
         found = self._recorded.advance(_SLICE, self.names)
         self.moments = sorted([*found, *moments])
+        self._elsewhere = elsewhere(self.app, status)  # reading may have come upon damage
         if not self._zoomed:
             self._fit(status.live and status.running)
         self.redraw()
-        if not self._recorded.complete:
-            self.set_timer(0.005, lambda: self._again(moments))
+        self._known = moments
+        self._go_on(not self._recorded.complete)
 
-    def _again(self, moments: list[Moment]) -> None:
+    def _go_on(self, more: bool) -> None:
+        """Come back in a moment, if not all was looked at that there is."""
+        if more and not self._busy:
+            self._busy = True
+            self.set_timer(0.005, self._again)
+
+    def _again(self) -> None:
+        self._busy = False
         if self.is_attached:
-            self.show_records(self.source, self.status, moments)
+            self.show_records(self.source, self.status, self._known)
 
     # --- going somewhere --------------------------------------------------------------------------------------------
 
@@ -217,13 +232,15 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         if status is None or self.source is None or width < 8:
             return []
         cells = self.cells
+        if self._scale is not None:
+            self._scale.allow(_SLICE)
         now = self.cell(status.time)
         if self.cursor is not None and not getattr(status, "travelling", False) and self.cell(self.cursor) == now:
             self.cursor = None
         if self.by_record and self._scale is not None:
             counts = self._scale.paces(self.start, self.end, cells)
         else:
-            counts = self._density.counts(self.source, self.start, self.end, cells, self._branch)
+            counts = self._density.counts(self.source, self.start, self.end, cells, self._branch, _SLICE)
         tall = max(1, min(6, height - 2)) if height > 2 else 1
         lines = [self._bars(counts, row, tall, now) for row in range(tall)]
         if height >= 2:
@@ -231,6 +248,9 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         if height >= 3:
             lines.append(self._times(width, now))
         lines += [self._told(moment) for moment in self._near(max(0, height - len(lines)))]
+        self._go_on(
+            not (self._scale.complete if self.by_record and self._scale is not None else self._density.complete)
+        )
         return [fit(line, width) for line in lines]
 
     def _bars(self, counts: list[int], row: int, tall: int, now: int) -> Line:
@@ -273,6 +293,8 @@ Keys: **← →** scrub · **⇧← ⇧→** further · **[ ]** to the moment be
         middle = f"▲ {clock(self.status.time)} s"
         if not self.status.live:
             middle += " (the past)"
+        if self._elsewhere:
+            middle += f" · {self._elsewhere}"
         at = max(len(left) + 3, min(now + 1, width - len(right) - len(middle) - 3))
         room = width - len(right) - 1
         text: Line = [(f" {left}".ljust(at), "dim")]
