@@ -170,6 +170,26 @@ def test_a_window_that_changes_its_size(drive: Callable[..., None]) -> None:
     drive(steps)
 
 
+def test_a_maximised_pane_stays_so_in_a_window_of_another_size(drive: Callable[..., None]) -> None:
+    """The layouts of the sizes have it or not; given back, the others lie as in that size, with it among them."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        grid = console.app.main.grid
+        for key, name in (("2", "consoles"), ("5", "cpu")):  # cpu: in no size's layout
+            await console.press("z", key)
+            assert grid.maximised == name
+            for size in ((80, 24), (200, 60), (120, 40), (80, 24)):
+                await console.pilot.resize_terminal(*size)
+                await console.pilot.pause()
+                assert [pane.id for pane in grid.panes] == [name] and console.app.control.focused == name
+            await console.press("z")
+            assert len(grid.panes) == 3 and name in [pane.id for pane in grid.panes]
+            assert console.app.control.focused == name
+
+    drive(steps)
+
+
 def test_no_colour(drive: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """With NO_COLOR nothing is told by colour alone: the states have their words."""
     monkeypatch.setenv("NO_COLOR", "1")
