@@ -764,6 +764,7 @@ def test_the_console_outlives_the_engine(drive: Callable[..., None]) -> None:
         console.engine.fail("killed by the host")
         await console.shows("ENGINE ENDED")
         assert "killed by the host" in console.text and "Hello from hello32" in console.text
+        await console.told("can go on from the snapshot")
         await console.press("s", "z", "q")
         assert console.app._exit
 

@@ -314,11 +314,11 @@ class XentuiApp(App[None], inherit_bindings=False):
         words = "has crashed; the hypervisor's log says why (pane Consoles)" if crashed else f"has ended: {reason}"
         self.tell(f"{name} {words}", "error" if crashed else "information")
 
-    def _engine_failed(self, text: str, details: str) -> None:
-        self.tell(
-            f"{text}. What is on the screen stays; S, g and home lead back into the past, q leaves.",
-            "error",
-        )
+    def _engine_failed(self, text: str, outlook: str, details: str) -> None:
+        ways = "no snapshot is left to go on from: q leaves."
+        if outlook:
+            ways = f"{outlook}. Space does that; S, g and home lead further back; q leaves."
+        self.tell(f"{text}. What is on the screen stays; {ways}", "error")
         for line in details.splitlines():
             self.engine.log.append((self.feed.status.time if self.feed.status else 0, line))
 
