@@ -340,6 +340,32 @@ def test_who_wrote_memory_a_port_and_an_entry() -> None:
         assert any("no record" in event.text for event in started.pump() if isinstance(event, msg.Notice))
 
 
+def test_who_wrote_the_bits_of_an_event() -> None:
+    """Xen sets what tells of an event, the guest clears it: to each as it was changed last, and to no neighbour's."""
+    with engine("demo32") as started:
+        started.set_warp(True)
+        started.run(Breakpoint.parse("upcall")._replace(ignore=4))
+        started.wait(WAIT)
+        started.step(60)
+        here = started.wait(WAIT)
+        port = 3
+
+        def bits() -> dict[str, dict[str, int]]:
+            return {bit["key"]: bit for bit in started.look("events.bits", domain=1, port=port)}
+
+        now = bits()
+        for key in ("p", "s", "u", "i"):
+            bit = now[key]
+            started.who_wrote(("bit", bit["at"], bit["mask"]))
+            there = started.wait(WAIT)
+            assert there.position < here.position and bits()[key]["set"] == bit["set"], key
+            started.step_back()
+            started.wait(WAIT)
+            assert bits()[key]["set"] != bit["set"], key
+            started.goto(position=here.position)
+            started.wait(WAIT)
+
+
 def test_who_changed_a_frames_type_count() -> None:
     """The demonstration's process touches a page: its kernel maps a frame there, and takes it away a round later."""
     with engine("demo32") as started:
