@@ -10,6 +10,9 @@ import pytest
 
 from tests.command import Done, record, run
 from xentui.export import run as export
+from xentui.recording import format as layout
+from xentui.recording.reader import Recording
+from xentui.screens.terminal import Terminal
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,19 @@ def test_perfetto_into_a_file(two: Done, tmp_path: Path) -> None:
         assert event.get("ts", 0) >= 0 and event.get("dur", 0) >= 0
 
 
+def played(path: Path) -> Terminal:
+    """The last screen of an asciicast, after it was held against the format (version 2)."""
+    head, *events = [json.loads(line) for line in path.read_bytes().decode("utf-8").splitlines()]
+    assert head["version"] == 2 and head["width"] > 0 and head["height"] > 0
+    screen, last = Terminal(head["width"], head["height"]), 0.0
+    for time, kind, data in events:
+        assert time >= last and kind in ("o", "i") and isinstance(data, str)
+        last = time
+        if kind == "o":
+            screen.feed(data.encode())
+    return screen
+
+
 def test_a_console_a_file(two: Done, tmp_path: Path) -> None:
     assert run("export", two.recording, "--format", "asciicast", "-o", tmp_path / "run.cast").status == 0
     casts = {path.name: path.read_text().splitlines() for path in tmp_path.iterdir()}
@@ -43,6 +59,12 @@ def test_a_console_a_file(two: Done, tmp_path: Path) -> None:
     head, *rest = casts["run.hello64.cast"]
     assert json.loads(head)["title"] == "hello64" and json.loads(head)["version"] == 2
     assert "".join(json.loads(line)[2] for line in rest if json.loads(line)[1] == "o").count("64") >= 1
+    screen = Terminal(80, 24)
+    with Recording(str(two.recording)) as recording:
+        for piece in recording.console(2):
+            if piece.direction == layout.OUT:
+                screen.feed(piece.data)
+    assert played(tmp_path / "run.hello64.cast").text() == screen.text() and "hello64" in screen.text()[0]
     one = run("export", two.recording, "--format", "asciicast", "--domain", "hello32")
     assert one.lines == casts["run.hello32.cast"]
     assert run("export", two.recording, "--format", "asciicast", "--domain", "1").lines == one.lines

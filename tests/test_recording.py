@@ -493,6 +493,20 @@ class TestExport:
         export(recording, "asciicast", other, domain=2)
         assert json.loads(other.getvalue().splitlines()[1]) == [1.7, "o", "another"]
 
+    def test_an_asciicast_of_a_run_that_ends_within_a_character(self, tmp_path: Path) -> None:
+        with RecordingWriter(str(tmp_path / "cut"), HEADER) as writer:
+            writer.console(1_000_000_000, 1, layout.OUT, b"gr\xc3")
+            writer.console(1_500_000_000, 1, layout.IN, b"l")
+            writer.close({})
+        out = io.StringIO()
+        with Recording(str(tmp_path / "cut")) as cut:
+            export(cut, "asciicast", out)
+        assert [json.loads(line) for line in out.getvalue().splitlines()[1:]] == [
+            [1.0, "o", "gr"],
+            [1.5, "i", "l"],
+            [1.5, "o", "\ufffd"],
+        ]
+
     def test_an_unknown_format_and_a_silent_run_are_refused(self, recording: Recording, tmp_path: Path) -> None:
         with pytest.raises(RecordingError, match="choose one of jsonl, perfetto, xentrace, asciicast"):
             export(recording, "csv", io.StringIO())
