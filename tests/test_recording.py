@@ -448,9 +448,9 @@ class TestExport:
         export(recording, "perfetto", out)
         events = json.loads(out.getvalue())["traceEvents"]
         names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
-        assert names == {1: "hello32", 0x7FF2: "Xen"}
+        assert names == {1: "hello32", 2: "domain 2", 0x7FF2: "Xen"}
         lanes = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
-        assert lanes == {(1, 0): "vCPU 0"}
+        assert lanes == {(1, 0): "vCPU 0", (2, 0): "vCPU 0", (0x7FF2, 0): "processor 0"}
         instants = [event for event in events if event["ph"] == "i"]
         assert [event["name"] for event in instants] == ["domain_create", "update_va_mapping", "console_out"]
         assert instants[1]["ts"] == 1.5 and instants[1]["args"]["text"].startswith("update_va_mapping(va=0xc0001000")
