@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 
 from tests.fakes_console import FakeEngine
@@ -186,6 +187,43 @@ def test_a_maximised_pane_stays_so_in_a_window_of_another_size(drive: Callable[.
             await console.press("z")
             assert len(grid.panes) == 3 and name in [pane.id for pane in grid.panes]
             assert console.app.control.focused == name
+
+    drive(steps)
+
+
+def test_what_is_read_in_the_scroll_back_stays_while_more_is_printed(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("z", "space", "t")
+        for _ in range(20):
+            await console.press(*"layout", "enter")
+        await console.press("f12")
+        pane: Any = console.app.main.grid.pane("consoles")
+        await console.until(lambda: len(pane.screens[pane.chosen].terminal.history) > 60)
+        await console.pilot.pause(0.5)
+        await console.press("pageup", "up")
+        read = pane._visible_text()[1:]
+        assert any(read)
+        before = pane.screens[pane.chosen].terminal.scrolled
+        console.app.control.act("type", "hello32", b"layout\nlayout\n")
+        await console.until(lambda: pane.screens[pane.chosen].terminal.scrolled > before + 5)
+        await console.pilot.pause(0.3)
+        assert pane._visible_text()[1:] == read
+        await console.press("end")
+        assert pane._visible_text()[1:] != read and not pane.back
+
+    drive(steps)
+
+
+def test_pasted_lines_reach_the_guest_as_typed_ones_would(drive: Callable[..., None]) -> None:
+    """However the user's terminal ends them; what controls a terminal does not."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("space", "t")
+        console.app.post_message(events.Paste("one\rtwo\r\nthr\x1b[2Jee\nfour"))
+        for words in ("You said: one", "You said: two", "You said: thr[2Jee", "> four"):
+            await console.shows(words)
 
     drive(steps)
 
