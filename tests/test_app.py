@@ -18,6 +18,7 @@ from tests.fakes_console import FakeEngine
 from tests.test_terminal import HOSTILE
 from xentui.app import XentuiApp
 from xentui.engine import messages
+from xentui.engine.moving import EngineError
 from xentui.screens import layout, remembered
 from xentui.screens.actions import TABLE
 from xentui.screens.dialogs import Choice, Help, Jump, Question
@@ -224,6 +225,25 @@ def test_pasted_lines_reach_the_guest_as_typed_ones_would(drive: Callable[..., N
         console.app.post_message(events.Paste("one\rtwo\r\nthr\x1b[2Jee\nfour"))
         for words in ("You said: one", "You said: two", "You said: thr[2Jee", "> four"):
             await console.shows(words)
+
+    drive(steps)
+
+
+def test_what_cannot_be_saved_is_told_and_costs_nothing(
+    drive: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steps(console: Console) -> None:
+        def save(path: str) -> None:
+            raise EngineError(f"{path}: there is no directory there")
+
+        await ready(console)
+        monkeypatch.setattr(console.engine, "save", save, raising=False)
+        await console.type(":save /none/run.xtrace")
+        await console.told("/none/run.xtrace: there is no directory there")
+        await console.type(":screenshot /none/run.svg")
+        await console.told("/none/run.svg: No such file or directory")
+        await console.press("s")
+        assert console.app.is_running
 
     drive(steps)
 

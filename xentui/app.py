@@ -220,13 +220,15 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def attempt(self, deed: Callable[[], Any]) -> None:
         """Do something on the user's behalf; what goes wrong is said in a line."""
+        from xentui.engine.moving import EngineError
         from xentui.engine.views import ViewError
 
         try:
             deed()
         except _REPORTED as error:
-            self.tell(str(error), "error")
-        except ViewError as error:
+            named = isinstance(error, OSError) and error.filename is not None
+            self.tell(f"{error.filename}: {error.strerror}" if named else str(error), "error")  # type: ignore[attr-defined]
+        except (EngineError, ViewError) as error:
             self.tell(str(error), "error")
 
     def obey(self, line: str) -> None:
