@@ -557,7 +557,7 @@ def test_a_long_name_leaves_the_branch_in_sight(drive: Callable[..., None]) -> N
         one = SimpleNamespace(id=1, name="vmlinuz-6.1.0-50-amd64")
         status = SimpleNamespace(
             running=False, live=False, time=19_932_782_947, end_time=19_933_575_908, current=(1, 0), domains=[one],
-            why="", speed=None, branch=12,
+            why="", speed=None, branch=12, travelling=False,
         )  # fmt: skip
         bar.update_status(status, "", "")
         first = bar.render().plain.splitlines()[0]

@@ -142,6 +142,17 @@ def test_slowly_instruction_by_instruction() -> None:
         assert 2 <= count <= most and first.position < met
 
 
+def test_a_breakpoint_that_cannot_be_set_is_told_once() -> None:
+    with engine() as started:
+        number = started.add_breakpoint(Breakpoint.parse("break nowhere_at_all"))
+        notices: list[str] = []
+        for _ in range(4):
+            started.step()
+            started.wait(WAIT)
+            notices += [event.text for event in started.pump() if isinstance(event, msg.Notice)]
+        assert notices == [f"breakpoint {number} does not hold yet: no domain has a symbol 'nowhere_at_all'"]
+
+
 def test_breakpoints_on_code_hold_for_steps_and_at_any_speed() -> None:
     with engine("hello64") as started:
         started.add_breakpoint(Breakpoint.parse("break print"))

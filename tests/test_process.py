@@ -243,7 +243,9 @@ def test_a_killed_engine_in_the_fast_pace_begins_a_branch() -> None:
         assert any(isinstance(event, msg.Notice) and "lost" in event.text for event in events)
         started.act(typed("info\n"))
         until(started, b"> ")
-        assert started.status.live and started.status.branch == 1 and b"ring" in started.consoles[1].text()
+        started.pause()
+        after = started.wait(WAIT)
+        assert after.live and after.branch == 1 and b"ring" in started.consoles[1].text()
 
 
 def test_with_no_snapshot_left_there_is_no_outlook() -> None:
