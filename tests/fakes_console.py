@@ -280,7 +280,9 @@ class FakeEngine:
     def fail(self, text: str) -> None:
         """As if the process had died."""
         self.running, self.failure = False, text
-        self._events.append(messages.Failed(text, "Traceback of the engine"))
+        self._events.append(
+            messages.Failed(text, "Traceback of the engine", "the run can go on from the snapshot at 0 s")
+        )
         self._wake()
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from xentui.engine import trace
 from xentui.engine.machine import Machine
 from xentui.engine.views import Query, ViewError, look
 from xentui.engine.xen.domain import Domain, Vcpu
+from xentui.screens import themes
 from xentui.screens.pane import Pane
 from xentui.screens.sheet import SheetPane
 
@@ -74,6 +75,10 @@ class PaneApp(App[None]):
         super().__init__()
         self.machine, self.pane, self.engine = machine, pane, engine or FakeEngine(machine)
         self.posted: list[Message] = []
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """The console's own colours."""
+        return themes.DEFAULTS
 
     def compose(self) -> ComposeResult:
         yield self.pane

@@ -11,12 +11,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 
 from tests.fakes_console import FakeEngine
 from tests.test_terminal import HOSTILE
 from xentui.app import XentuiApp
 from xentui.engine import messages
+from xentui.engine.moving import EngineError
 from xentui.screens import layout, remembered
 from xentui.screens.actions import TABLE
 from xentui.screens.dialogs import Choice, Help, Jump, Question
@@ -166,6 +168,82 @@ def test_a_window_that_changes_its_size(drive: Callable[..., None]) -> None:
             await console.pilot.pause(0.1)
             assert len(console.text.splitlines()) <= height
         await console.shows('Type "help".')
+
+    drive(steps)
+
+
+def test_a_maximised_pane_stays_so_in_a_window_of_another_size(drive: Callable[..., None]) -> None:
+    """The layouts of the sizes have it or not; given back, the others lie as in that size, with it among them."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        grid = console.app.main.grid
+        for key, name in (("2", "consoles"), ("5", "cpu")):  # cpu: in no size's layout
+            await console.press("z", key)
+            assert grid.maximised == name
+            for size in ((80, 24), (200, 60), (120, 40), (80, 24)):
+                await console.pilot.resize_terminal(*size)
+                await console.pilot.pause()
+                assert [pane.id for pane in grid.panes] == [name] and console.app.control.focused == name
+            await console.press("z")
+            assert len(grid.panes) == 3 and name in [pane.id for pane in grid.panes]
+            assert console.app.control.focused == name
+
+    drive(steps)
+
+
+def test_what_is_read_in_the_scroll_back_stays_while_more_is_printed(drive: Callable[..., None]) -> None:
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("z", "space", "t")
+        for _ in range(20):
+            await console.press(*"layout", "enter")
+        await console.press("f12")
+        pane: Any = console.app.main.grid.pane("consoles")
+        await console.until(lambda: len(pane.screens[pane.chosen].terminal.history) > 60)
+        await console.pilot.pause(0.5)
+        await console.press("pageup", "up")
+        read = pane._visible_text()[1:]
+        assert any(read)
+        before = pane.screens[pane.chosen].terminal.scrolled
+        console.app.control.act("type", "hello32", b"layout\nlayout\n")
+        await console.until(lambda: pane.screens[pane.chosen].terminal.scrolled > before + 5)
+        await console.pilot.pause(0.3)
+        assert pane._visible_text()[1:] == read
+        await console.press("end")
+        assert pane._visible_text()[1:] != read and not pane.back
+
+    drive(steps)
+
+
+def test_pasted_lines_reach_the_guest_as_typed_ones_would(drive: Callable[..., None]) -> None:
+    """However the user's terminal ends them; what controls a terminal does not."""
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("space", "t")
+        console.app.post_message(events.Paste("one\rtwo\r\nthr\x1b[2Jee\nfour"))
+        for words in ("You said: one", "You said: two", "You said: thr[2Jee", "> four"):
+            await console.shows(words)
+
+    drive(steps)
+
+
+def test_what_cannot_be_saved_is_told_and_costs_nothing(
+    drive: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steps(console: Console) -> None:
+        def save(path: str) -> None:
+            raise EngineError(f"{path}: there is no directory there")
+
+        await ready(console)
+        monkeypatch.setattr(console.engine, "save", save, raising=False)
+        await console.type(":save /none/run.xtrace")
+        await console.told("/none/run.xtrace: there is no directory there")
+        await console.type(":screenshot /none/run.svg")
+        await console.told("/none/run.svg: No such file or directory")
+        await console.press("s")
+        assert console.app.is_running
 
     drive(steps)
 
@@ -479,7 +557,7 @@ def test_a_long_name_leaves_the_branch_in_sight(drive: Callable[..., None]) -> N
         one = SimpleNamespace(id=1, name="vmlinuz-6.1.0-50-amd64")
         status = SimpleNamespace(
             running=False, live=False, time=19_932_782_947, end_time=19_933_575_908, current=(1, 0), domains=[one],
-            why="", speed=None, branch=12,
+            why="", speed=None, branch=12, travelling=False,
         )  # fmt: skip
         bar.update_status(status, "", "")
         first = bar.render().plain.splitlines()[0]
@@ -744,6 +822,7 @@ def test_the_console_outlives_the_engine(drive: Callable[..., None]) -> None:
         console.engine.fail("killed by the host")
         await console.shows("ENGINE ENDED")
         assert "killed by the host" in console.text and "Hello from hello32" in console.text
+        await console.told("can go on from the snapshot")
         await console.press("s", "z", "q")
         assert console.app._exit
 

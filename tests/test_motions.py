@@ -142,6 +142,17 @@ def test_slowly_instruction_by_instruction() -> None:
         assert 2 <= count <= most and first.position < met
 
 
+def test_a_breakpoint_that_cannot_be_set_is_told_once() -> None:
+    with engine() as started:
+        number = started.add_breakpoint(Breakpoint.parse("break nowhere_at_all"))
+        notices: list[str] = []
+        for _ in range(4):
+            started.step()
+            started.wait(WAIT)
+            notices += [event.text for event in started.pump() if isinstance(event, msg.Notice)]
+        assert notices == [f"breakpoint {number} does not hold yet: no domain has a symbol 'nowhere_at_all'"]
+
+
 def test_breakpoints_on_code_hold_for_steps_and_at_any_speed() -> None:
     with engine("hello64") as started:
         started.add_breakpoint(Breakpoint.parse("break print"))
@@ -338,6 +349,32 @@ def test_who_wrote_memory_a_port_and_an_entry() -> None:
         started.who_wrote(("port", 1, 77))
         started.wait(WAIT)
         assert any("no record" in event.text for event in started.pump() if isinstance(event, msg.Notice))
+
+
+def test_who_wrote_the_bits_of_an_event() -> None:
+    """Xen sets what tells of an event, the guest clears it: to each as it was changed last, and to no neighbour's."""
+    with engine("demo32") as started:
+        started.set_warp(True)
+        started.run(Breakpoint.parse("upcall")._replace(ignore=4))
+        started.wait(WAIT)
+        started.step(60)
+        here = started.wait(WAIT)
+        port = 3
+
+        def bits() -> dict[str, dict[str, int]]:
+            return {bit["key"]: bit for bit in started.look("events.bits", domain=1, port=port)}
+
+        now = bits()
+        for key in ("p", "s", "u", "i"):
+            bit = now[key]
+            started.who_wrote(("bit", bit["at"], bit["mask"]))
+            there = started.wait(WAIT)
+            assert there.position < here.position and bits()[key]["set"] == bit["set"], key
+            started.step_back()
+            started.wait(WAIT)
+            assert bits()[key]["set"] != bit["set"], key
+            started.goto(position=here.position)
+            started.wait(WAIT)
 
 
 def test_who_changed_a_frames_type_count() -> None:

@@ -21,6 +21,7 @@ from xentui.engine import messages as msg
 from xentui.engine.actions import Action
 from xentui.engine.process import Engine, EngineError, Setup
 from xentui.engine.trace import Kind
+from xentui.engine.trace_decode import seconds
 from xentui.engine.views import Query, ViewError
 
 WAIT = 60.0
@@ -188,6 +189,71 @@ def test_a_killed_engine_is_told_and_its_past_lives_on() -> None:
         status = started.wait(WAIT)
         assert not status.failed and status.time >= 1000
         assert started.look("domains.list")[0]["name"] == "hello64"
+
+
+def killed(started: Engine) -> msg.Failed:
+    """The process at work is killed; what is said of that."""
+    os.kill(started.status.pid, signal.SIGKILL)
+    events = until_failed(started)
+    return next(event for event in events if isinstance(event, msg.Failed))
+
+
+def test_a_killed_engine_goes_on_from_a_snapshot_and_says_so() -> None:
+    """In the exact pace what came after the snapshot happens again: nothing but time is lost."""
+    with engine() as started:
+        started.run()
+        until(started, b"> ")
+        started.act(typed("info\n"))
+        until(started, b"> ")
+        started.pause()
+        before = started.wait(WAIT)
+        failed = killed(started)
+        assert "killed" in failed.text and f"at {seconds(before.time)} s" in failed.text
+        kept = started.timeline.before(before.position)
+        assert kept is not None and kept.status.position < before.position
+        assert f"the snapshot at {seconds(kept.status.time)} s" in failed.outlook and "again" in failed.outlook
+        printed = started.consoles[1].text()
+        started.step()
+        status = started.wait(WAIT)
+        assert kept.status.position < status.position < before.position and not status.live and not status.failed
+        notices = [event.text for event in started.pump() if isinstance(event, msg.Notice)]
+        assert len(notices) == 1 and f"the snapshot at {seconds(kept.status.time)} s" in notices[0]
+        assert f"{before.records - kept.status.records} records" in notices[0]
+        started.live()
+        assert started.wait(WAIT).position == before.position
+        assert started.consoles[1].text() == printed
+        assert not [event for event in started.pump() if isinstance(event, msg.Notice)]
+
+
+def test_a_killed_engine_in_the_fast_pace_begins_a_branch() -> None:
+    """There the same does not happen again: what came after the snapshot is another branch's, and its records gone."""
+    with engine(pace="fast") as started:
+        started.run()
+        until(started, b"> ")
+        started.pause()
+        before = started.wait(WAIT)
+        failed = killed(started)
+        kept = started.timeline.before(before.position)
+        assert kept is not None
+        lost = before.records - kept.status.records
+        assert lost > 0 and f"{lost} records" in failed.outlook and "lost" in failed.outlook
+        started.run()
+        events = until(started, b"> ")
+        assert any(isinstance(event, msg.Branched) for event in events)
+        assert any(isinstance(event, msg.Notice) and "lost" in event.text for event in events)
+        started.act(typed("info\n"))
+        until(started, b"> ")
+        started.pause()
+        after = started.wait(WAIT)
+        assert after.live and after.branch == 1 and b"ring" in started.consoles[1].text()
+
+
+def test_with_no_snapshot_left_there_is_no_outlook() -> None:
+    with engine() as started:
+        for kept in started.timeline.usable():
+            started._drop(kept)
+        failed = killed(started)
+        assert not failed.outlook
 
 
 CLIENT = """

@@ -448,9 +448,9 @@ class TestExport:
         export(recording, "perfetto", out)
         events = json.loads(out.getvalue())["traceEvents"]
         names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
-        assert names == {1: "hello32", 0x7FF2: "Xen"}
+        assert names == {1: "hello32", 2: "domain 2", 0x7FF2: "Xen"}
         lanes = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
-        assert lanes == {(1, 0): "vCPU 0"}
+        assert lanes == {(1, 0): "vCPU 0", (2, 0): "vCPU 0", (0x7FF2, 0): "processor 0"}
         instants = [event for event in events if event["ph"] == "i"]
         assert [event["name"] for event in instants] == ["domain_create", "update_va_mapping", "console_out"]
         assert instants[1]["ts"] == 1.5 and instants[1]["args"]["text"].startswith("update_va_mapping(va=0xc0001000")
@@ -492,6 +492,20 @@ class TestExport:
         other = io.StringIO()
         export(recording, "asciicast", other, domain=2)
         assert json.loads(other.getvalue().splitlines()[1]) == [1.7, "o", "another"]
+
+    def test_an_asciicast_of_a_run_that_ends_within_a_character(self, tmp_path: Path) -> None:
+        with RecordingWriter(str(tmp_path / "cut"), HEADER) as writer:
+            writer.console(1_000_000_000, 1, layout.OUT, b"gr\xc3")
+            writer.console(1_500_000_000, 1, layout.IN, b"l")
+            writer.close({})
+        out = io.StringIO()
+        with Recording(str(tmp_path / "cut")) as cut:
+            export(cut, "asciicast", out)
+        assert [json.loads(line) for line in out.getvalue().splitlines()[1:]] == [
+            [1.0, "o", "gr"],
+            [1.5, "i", "l"],
+            [1.5, "o", "\ufffd"],
+        ]
 
     def test_an_unknown_format_and_a_silent_run_are_refused(self, recording: Recording, tmp_path: Path) -> None:
         with pytest.raises(RecordingError, match="choose one of jsonl, perfetto, xentrace, asciicast"):

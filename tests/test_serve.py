@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests import browser
@@ -20,8 +21,6 @@ from tests.command import ROOT, run
 from tests.test_console_tmux import processes
 from xentui import cli
 from xentui.screens.terminal import Terminal
-
-aiohttp = pytest.importorskip("aiohttp", reason="the extra xentui[serve] is not installed")
 
 
 def free_port() -> int:
@@ -187,8 +186,9 @@ def test_only_this_machines_own_pages_are_served(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(browser.CHROMIUM is None, reason="Chromium is not installed; its websocket is tested without it")
 def test_in_a_real_browser(tmp_path: Path) -> None:
+    browser.needed()
+
     async def steps(served: Served) -> None:
         chromium = Browser(tmp_path, 1300, 860)
         try:

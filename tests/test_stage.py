@@ -85,6 +85,39 @@ def test_nothing_is_too_grey_for_the_back_row() -> None:
             assert (luminance(style.color.get_truecolor()) + 0.05) / 0.05 >= 7, name
 
 
+def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
+    """WCAG's contrast ratio of two colours."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_panes_words_are_read_from_the_back_row(drive: Callable[..., None]) -> None:
+    """Each letter and digit that is drawn, on what it is drawn on, has WCAG's contrast for text, 4.5 to 1, or more."""
+    faint: set[tuple[str, str, float]] = set()
+
+    async def steps(console: Console) -> None:
+        await ready(console)
+        await console.press("P")
+        for key in "1234567890`":
+            await console.press(key)
+            await console.until(lambda: not console.app.feed.changed)
+            await console.pilot.pause(0.2)
+            pane = console.app.control.focused
+            for strip in console.app.screen._compositor.render_strips():
+                for segment in strip:
+                    style = segment.style
+                    if style is None or style.color is None or not any(map(str.isalnum, segment.text)):
+                        continue
+                    ink, paper = style.color.get_truecolor(), (0, 0, 0)
+                    if style.bgcolor is not None:
+                        paper = tuple(style.bgcolor.get_truecolor())
+                    if (ratio := contrast(tuple(ink), paper)) < 4.5:
+                        faint.add((pane, segment.text.strip(), round(ratio, 1)))
+
+    drive(steps, (80, 24))
+    assert not faint
+
+
 def test_another_window_while_presenting(drive: Callable[..., None]) -> None:
     """A resize across the widths that have layouts of their own does not end the presentation."""
 

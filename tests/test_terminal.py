@@ -147,6 +147,7 @@ def test_keys_follow_the_terminals_modes() -> None:
     assert terminal.paste("one\ntwo\x1b\x03") == b"\x1b[200~one\rtwo\x1b[201~"
     terminal.feed(b"\x1b[?1l\x1b[?2004l")
     assert terminal.key("up", None) == b"\x1b[A" and terminal.paste("one\n") == b"one\r"
+    assert terminal.paste("one\rtwo\r\nthree\n\x9b4m\tfour") == b"one\rtwo\rthree\r4m\tfour"
 
 
 def test_questions_are_answered_once_and_in_bounds() -> None:

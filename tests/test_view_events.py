@@ -89,7 +89,7 @@ def test_the_pane(machine: Machine, size: tuple[int, int]) -> None:
             text = app.update()
             assert "hello32 d2  2-level ABI, 1024 ports" in text and "port 2" in text
             assert "domain 0: console" in text and "sent by vCPU 0 to d0 port 2" in text
-            await pilot.press("enter", "o")
+            await pilot.press("enter", "o", "e")
             machine.domains[1].events.set_pending(2)
             assert app.update().count("●") > 2 and "selector 00000001" in app.update()
             await pilot.press("d")
@@ -101,6 +101,49 @@ def test_the_pane(machine: Machine, size: tuple[int, int]) -> None:
             assert isinstance(goto, Pane.Goto) and isinstance(who, Pane.WhoWrote)
             assert who.what == ("port", 2, 2) and goto.record is not None
             assert all(len(line) <= size[0] for line in app.screen_text().splitlines())
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("domain", [1, 2])
+def test_the_bits_of_a_port_lie_where_they_are_said_to(machine: Machine, domain: int) -> None:
+    """Each changes where `bits` has it, and nothing else does, when the hypervisor sets it."""
+    found = machine.hv.domains[domain]
+    port, vcpu = found.console_port, found.vcpus[0]
+
+    def state() -> dict[str, bool]:
+        return {bit["key"]: bit["set"] for bit in look(machine, "events.bits", domain=domain, port=port)}
+
+    assert set(state()) == set("pksui")
+    found.events.abi.mask(port)
+    vcpu.info[1] = 1
+    before = state()
+    assert before["k"] and before["i"] and not before["p"]
+    found.events.unmask(port)
+    found.events.set_pending(port)
+    after = state()
+    assert not after["k"] and after["p"] and after["s"] and after["u"] and after["i"]
+    other = look(machine, "events.bits", domain=domain, port=port + 200)
+    assert [bit["set"] for bit in other if bit["key"] in "ps"] == [False, False], "another word's"
+
+
+def test_who_wrote_asks_which_bit_is_meant(machine: Machine) -> None:
+    async def run() -> None:
+        app = PaneApp(machine, EventsPane())
+        async with app.run_test(size=(80, 24)) as pilot:
+            app.pane.choose_part("3")  # type: ignore[attr-defined]
+            app.update()
+            for key in "pksuie":
+                await pilot.press("o")
+                await pilot.pause()
+                assert "Who wrote this? Port 3 of domain 2" in app.screen_text()
+                await pilot.press(key)
+                await pilot.pause()
+            await pilot.press("o", "escape")
+            await pilot.pause()
+            bits = look(machine, "events.bits", domain=2, port=3)
+            wanted = [("bit", bit["at"], bit["mask"]) for bit in bits] + [("port", 2, 3)]
+            assert [message.what for message in app.posted if isinstance(message, Pane.WhoWrote)] == wanted
 
     asyncio.run(run())
 
@@ -126,6 +169,8 @@ def test_fifo_queues_are_shown_in_order(machine: Machine) -> None:
     assert look(machine, "events.bitmaps", domain=1)["vcpus"][0]["queues"][7] == first[:2], "a guest's loop ends"
     vcpu.domain.events.abi.mask(first[0])
     assert events.abi.is_masked(first[0])
+    bits = {bit["key"]: bit["set"] for bit in look(machine, "events.bits", domain=1, port=first[2])}
+    assert bits == {"p": True, "k": False, "l": True, "s": True, "u": True, "i": bool(vcpu.info[1])}
 
     async def run() -> None:
         app = PaneApp(machine, EventsPane())

@@ -220,13 +220,15 @@ class XentuiApp(App[None], inherit_bindings=False):
 
     def attempt(self, deed: Callable[[], Any]) -> None:
         """Do something on the user's behalf; what goes wrong is said in a line."""
+        from xentui.engine.moving import EngineError
         from xentui.engine.views import ViewError
 
         try:
             deed()
         except _REPORTED as error:
-            self.tell(str(error), "error")
-        except ViewError as error:
+            named = isinstance(error, OSError) and error.filename is not None
+            self.tell(f"{error.filename}: {error.strerror}" if named else str(error), "error")  # type: ignore[attr-defined]
+        except (EngineError, ViewError) as error:
             self.tell(str(error), "error")
 
     def obey(self, line: str) -> None:
@@ -314,11 +316,11 @@ class XentuiApp(App[None], inherit_bindings=False):
         words = "has crashed; the hypervisor's log says why (pane Consoles)" if crashed else f"has ended: {reason}"
         self.tell(f"{name} {words}", "error" if crashed else "information")
 
-    def _engine_failed(self, text: str, details: str) -> None:
-        self.tell(
-            f"{text}. What is on the screen stays; S, g and home lead back into the past, q leaves.",
-            "error",
-        )
+    def _engine_failed(self, text: str, outlook: str, details: str) -> None:
+        ways = "no snapshot is left to go on from: q leaves."
+        if outlook:
+            ways = f"{outlook}. Space does that; S, g and home lead further back; q leaves."
+        self.tell(f"{text}. What is on the screen stays; {ways}", "error")
         for line in details.splitlines():
             self.engine.log.append((self.feed.status.time if self.feed.status else 0, line))
 

@@ -51,6 +51,8 @@ class Breakpoint(NamedTuple):
     """An Expression on the vCPU's registers (and the record) that must hold too."""
     length: int = 1
     """Bytes that are watched."""
+    mask: int = 0
+    """Which bits of them count, the bytes as a little-endian number; 0: all."""
     access: str = WRITE
     """`w`: they change; `r`: they are read; `rw`."""
     ignore: int = 0
@@ -311,6 +313,9 @@ class Breakpoints:
         if vcpu is None or owner not in (None, self.machine.hv.frames.owner[watch.address >> 12]):
             return False
         if point.point.vcpu is not None and vcpu.id != point.point.vcpu:
+            return False
+        old, new = (int.from_bytes(value, "little") for value in (access.old, access.new))
+        if point.point.mask and not (old ^ new) & point.point.mask:
             return False
         change = f"{access.old.hex(' ')} to {access.new.hex(' ')}" if access.old != access.new else "read"
         who = by or f"by {self._where(vcpu, access.rip)}"

@@ -164,10 +164,12 @@ class Branched(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The engine's process could not start, or has died. `text` is one line, `details` what it left behind."""
+    """The engine's process could not start, or has died. `text` is one line, `details` what it left behind; `outlook`
+    says from where the run can go on, and what is lost; "" if it cannot."""
 
     text: str
     details: str = ""
+    outlook: str = ""
 
 
 Told = tuple[int, Any]

@@ -67,6 +67,7 @@ class Mover:
         self.found: list[int] = []
         """What a scan has met."""
         self.place: msg.Place | None = None
+        self._told: dict[int, str] = {}  # why a breakpoint could not be set
         self._count = 0  # instructions stepped
         self._begun = False  # a first burst was
         self._value: int | None = None  # of the register that is looked at
@@ -163,7 +164,9 @@ class Mover:
                 try:
                     machine.breakpoints.add(point, number)
                 except BreakpointError as error:
-                    self.notice(f"breakpoint {number} is not set: {error}")
+                    if self._told.get(number) != str(error):  # it is tried again each time; said once is enough
+                        self._told[number] = str(error)
+                        self.notice(f"breakpoint {number} does not hold yet: {error}")
         if until is not None:
             machine.breakpoints.add(until, _UNTIL)
 

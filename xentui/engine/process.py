@@ -113,13 +113,29 @@ class Engine(Moving):
         actions = self.timeline.current.actions[kept.status.actions :]
         breakpoints = list(self.breakpoints.items())
         self.processes.activate(kept.channel, msg.Activate(actions, breakpoints, self._speed, self._warp))
+        failure, self.failure = self.failure, None
+        if failure is not None:  # the moment at which it died is not one to come back to: here is where things stand
+            self._events.append(msg.Notice(f"another process goes on from {self._rest(kept)}"))
+            self._news(kept.status._replace(running=False, stop="", why="", breakpoint=None))
         self.records.restart(kept.status.records)
-        self.failure = None
         if self._parked is not None and self._parked is not kept:
             self._forget_if_cheap(self._parked)
         self._parked = None
         for question in self._questions.open():
             self.processes.send(question)
+
+    def _outlook(self) -> str:
+        """From where the run can go on, once its process is gone; "": no snapshot is left."""
+        kept = self.timeline.before(self.status.position) or next(iter(self.timeline.usable()), None)
+        return f"the run can go on from {self._rest(kept)}" if kept is not None else ""
+
+    def _rest(self, kept: Kept) -> str:
+        """A snapshot, and what becomes of that which came after it."""
+        from xentui.engine.trace_decode import seconds
+
+        records = max(0, self.timeline.current.end_records - kept.status.records)
+        what = f"the snapshot at {seconds(kept.status.time)} s; the {records} records after it"
+        return f"{what} are written again, as the same happens again" if self.exact else f"{what} are lost"
 
     def discard(self) -> None:
         """End the active process: it was sent ahead to look."""
@@ -244,15 +260,19 @@ class Engine(Moving):
             del self.breakpoints[number]
 
     def _died(self) -> None:
-        """The active process is gone without being asked."""
-        text = "the engine's process was killed (the host may have run out of memory)"
+        """The active process is gone without being asked. Of its own faults it leaves word; of a kill it cannot."""
+        from xentui.engine.trace_decode import seconds
+
+        when = f" at {seconds(self.status.time)} s" if self._started else ""
         words = self.processes.last_words()
+        text = f"the engine's process was killed{when}, without a word (kill -9? no memory left on the host?)"
         if words:
-            text = f"the engine's process died: {words.splitlines()[0]}"
+            text = f"the engine's process died{when}: {words.splitlines()[0]}"
         self._fail(self.failure or msg.Failed(text, words))
 
     def _fail(self, failed: msg.Failed) -> None:
-        failed = failed._replace(details=failed.details or self.processes.last_words())
+        outlook = self._outlook() if self._started else ""
+        failed = failed._replace(details=failed.details or self.processes.last_words(), outlook=outlook)
         new = self.failure is None
         self.failure = failed
         self.processes.discard()

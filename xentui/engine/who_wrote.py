@@ -30,14 +30,16 @@ def plan(engine: Engine, what: tuple[Any, ...]) -> Plan:
     """The way to what wrote `what`:
 
     ("pte", machine address), ("port", domain, port), ("memory", domain, vCPU, address, size),
-    ("register", domain, vCPU, name), ("ring", machine address of a ring's pointer), or ("frame", number of a machine
-    frame, whose owner, type or type count was changed).
+    ("register", domain, vCPU, name), ("ring", machine address of a ring's pointer), ("bit", machine address of a byte,
+    which bits of it), or ("frame", number of a machine frame, whose owner, type or type count was changed).
     """
     kind, *rest = what
     if kind == "pte":
         return _to_machine(engine, rest[0] & ~7, 8)
     if kind == "ring":
         return _to_machine(engine, rest[0], 4)
+    if kind == "bit":
+        return _to_machine(engine, rest[0], 1, rest[1])
     if kind == "frame":
         return _to_frame(engine, *rest)
     if kind == "port":
@@ -72,11 +74,11 @@ def _to_record(engine: Engine, name: str, wanted: Callable[[Any], Any]) -> Plan:
     return travel.to_record(engine, first + found[-1])
 
 
-def _to_machine(engine: Engine, address: int, size: int) -> Plan:
-    """Machine memory: a page-table entry, a pointer of a ring."""
+def _to_machine(engine: Engine, address: int, size: int, mask: int = 0) -> Plan:
+    """Machine memory: a page-table entry, a pointer of a ring, a bit of an event."""
     from xentui.engine.breakpoints import MACHINE, WATCH, Breakpoint
 
-    return _last_write(engine, Breakpoint(WATCH, f"{MACHINE}{address:#x}", length=size))
+    return _last_write(engine, Breakpoint(WATCH, f"{MACHINE}{address:#x}", length=size, mask=mask))
 
 
 def _to_frame(engine: Engine, mfn: int) -> Plan:

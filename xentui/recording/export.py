@@ -102,8 +102,12 @@ def export_asciicast(recording: Recording, out: TextIO, domain: int | None = Non
     out.write(json.dumps(head) + "\n")
     decoders = {layout.OUT: codecs.getincrementaldecoder("utf-8")("replace")}
     decoders[layout.IN] = codecs.getincrementaldecoder("utf-8")("replace")
-    for piece in recording.console(domain):
-        out.write(_cast_line(piece, decoders[piece.direction & 1].decode(piece.data)))
+    last: Piece | None = None
+    for last in recording.console(domain):
+        out.write(_cast_line(last, decoders[last.direction & 1].decode(last.data)))
+    for direction, decoder in decoders.items():  # what ends within a character is shown as what has a bad one inside
+        if last is not None:
+            out.write(_cast_line(last._replace(direction=direction), decoder.decode(b"", final=True)))
 
 
 def _cast_line(piece: Piece, text: str) -> str:

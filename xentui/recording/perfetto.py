@@ -43,6 +43,11 @@ def microseconds(time: int) -> str:
     return f"{time // 1000}.{time % 1000:03d}"
 
 
+def _pid(domain: int) -> int:
+    """The process that a domain is shown as: the idle domain's records lie on the hypervisor's lanes."""
+    return min(domain, DOMID_XEN)
+
+
 class PerfettoWriter:
     """Writes records as events. Call `begin`, `write` for batches in order, `end`."""
 
@@ -56,6 +61,8 @@ class PerfettoWriter:
         self._lanes: set[tuple[int, int]] = set()
         self._running: dict[int, tuple[tuple[int, int], int] | None] = {}
         """Who has each physical processor, and since when; nobody, or it is not known yet."""
+        self._stopped: dict[int, int] = {}
+        """Where the latest slice of each physical processor ended."""
         self._places: dict[tuple[int, int], int] = {}
         """The physical processor that each vCPU was given last."""
         self._sent: dict[int, list[int]] = {}
@@ -69,11 +76,7 @@ class PerfettoWriter:
     def begin(self) -> None:
         """Write the start and the domains' names."""
         self._out.write('{"displayTimeUnit":"ns","traceEvents":[\n')
-        names = [
-            f'{{"ph":"M","pid":{domain},"name":"process_name","args":{{"name":{_quote(name)}}}}}'
-            for domain, name in sorted(self._names.items())
-        ]
-        self._out.write(",\n".join(names))
+        self._out.write(",\n".join(map(self._process, sorted(self._names))))
 
     def write(self, records: list[Record]) -> None:
         """Write some records' events."""
@@ -92,9 +95,7 @@ class PerfettoWriter:
             self._limit = time - time % self._step + self._step
         self._last = max(self._last, time)
         who = (record.domain, record.vcpu)
-        if who not in self._lanes:
-            self._lanes.add(who)
-            yield self._lane(who)
+        yield from self._lane(_pid(record.domain), record.vcpu)
         if kind in _COUNTED:
             self._counts.setdefault(record.domain, [0] * len(_SERIES))[_COUNTED[kind]] += 1
         if kind == Kind.SCHEDULE:
@@ -120,7 +121,9 @@ class PerfettoWriter:
         """A physical processor goes from one vCPU to another. Of the first, the record says how long it had it."""
         pcpu, time, ran = record.d, record.time, record.c
         if ran and (pcpu not in self._running or self._running[pcpu] is not None):
-            self._running[pcpu] = ((record.a >> 16, record.a & 0xFFFF), time - min(ran, time))
+            # part of that may have been shown already: up to where it blocked
+            start = max(time - min(ran, time), self._stopped.get(pcpu, 0))
+            self._running[pcpu] = ((record.a >> 16, record.a & 0xFFFF), start)
         yield from self._stop(pcpu, time)
         who = (record.b >> 16, record.b & 0xFFFF)
         self._running[pcpu] = (who, time)
@@ -129,16 +132,22 @@ class PerfettoWriter:
     def _instant(self, record: Record) -> str:
         text = decode(record, self._widths.get(record.domain, 64))
         return (
-            f'{{"ph":"i","s":"t","ts":{microseconds(record.time)},"pid":{record.domain},"tid":{record.vcpu},'
+            f'{{"ph":"i","s":"t","ts":{microseconds(record.time)},"pid":{_pid(record.domain)},"tid":{record.vcpu},'
             f'"name":{_quote(title(record))},"args":{{"rip":"{record.rip:#x}","text":{_quote(text)}}}}}'
         )
 
-    def _lane(self, who: tuple[int, int]) -> str:
-        name = f"processor {who[1]}" if who[0] >= _IDLE_DOMAIN else f"vCPU {who[1]}"
-        return (
-            f'{{"ph":"M","pid":{min(who[0], DOMID_XEN)},"tid":{who[1]},"name":"thread_name",'
-            f'"args":{{"name":{_quote(name)}}}}}'
-        )
+    def _process(self, pid: int) -> str:
+        return f'{{"ph":"M","pid":{pid},"name":"process_name","args":{{"name":{_quote(self._names[pid])}}}}}'
+
+    def _lane(self, pid: int, tid: int) -> Iterator[str]:
+        """A lane's name, before it is used for the first time."""
+        if (pid, tid) not in self._lanes:
+            self._lanes.add((pid, tid))
+            if pid not in self._names:  # a recording that was cut need not tell of its creation
+                self._names[pid] = f"domain {pid}"
+                yield self._process(pid)
+            name = f"processor {tid}" if pid == DOMID_XEN else f"vCPU {tid}"
+            yield f'{{"ph":"M","pid":{pid},"tid":{tid},"name":"thread_name","args":{{"name":{_quote(name)}}}}}'
 
     def _stop(self, pcpu: int, time: int) -> Iterator[str]:
         """A physical processor is taken from the vCPU that had it."""
@@ -146,6 +155,9 @@ class PerfettoWriter:
         if running is None or running[0][0] >= _IDLE_DOMAIN:
             return
         (domain, vcpu), start = running
+        self._stopped[pcpu] = time
+        yield from self._lane(domain, vcpu)
+        yield from self._lane(DOMID_XEN, pcpu)
         when = f'"ts":{microseconds(start)},"dur":{microseconds(time - start)}'
         yield f'{{"ph":"X",{when},"pid":{domain},"tid":{vcpu},"name":"running"}}'
         name = _quote(f"{self._names.get(domain, f'domain {domain}')} vCPU {vcpu}")

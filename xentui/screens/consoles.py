@@ -160,13 +160,21 @@ history; the old one stays.
         self._go_along_with_a_reboot(domains)
         if self.chosen not in self.names:
             self._choose(next(iter(domains), LOG))
+        before = self._printed_rows()
         self._feed(self.chosen, status, time.monotonic() + FEED_SECONDS)
+        if self.back:  # what is read there stays where it is while more arrives below
+            self.action_scroll_by(min(0, before - self._printed_rows()))
         deadline = time.monotonic() + HIDDEN_SECONDS
         for number in domains:
             if number != self.chosen:  # its guest may ask something, too
                 self._feed(number, status, deadline)
         self._seen[self.chosen] = self._printed.get(self.chosen, 0)
         self.repaint()
+
+    def _printed_rows(self) -> int:
+        """How many rows the chosen terminal has had so far."""
+        terminal = self._screen(self.chosen).terminal
+        return terminal.scrolled + terminal.used_rows
 
     def _go_along_with_a_reboot(self, domains: Mapping[int, Any]) -> None:
         """Where the domain that is seen has just made way to another of its name, see that one."""

@@ -8,6 +8,7 @@ from textual.binding import Binding
 
 from xentui.engine.trace_decode import seconds
 from xentui.engine.views import Query
+from xentui.screens.dialogs import Choice
 from xentui.screens.port_history import PortEvent, PortHistory, port_history
 from xentui.screens.records import RecordedTrace
 from xentui.screens.replay import elsewhere, records_of
@@ -56,7 +57,8 @@ the place of device interrupts. Each event is one bit: it says *that* something 
 * A **port** is one end of a channel. Its peer is a port of another domain, a virtual interrupt (VIRQ), another vCPU of
   the same domain (IPI), or a back end of the control domain.
 
-Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u** unmask · **o** who wrote this bit ·
+Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u** unmask · **o** who wrote this: a bit of
+the port, its selector bit, an upcall byte (a byte of `vcpu_info`), or who sent the latest event ·
 **Enter** go to the port's latest event · **, .** ports in use · **d** another domain
 """
     BINDINGS: ClassVar = [
@@ -104,7 +106,11 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         domain = self.whose()
         if domain is None:
             return []
-        return [Query("events.bitmaps", {"domain": domain}), Query("events.ports", {"domain": domain})]
+        return [
+            Query("events.bitmaps", {"domain": domain}),
+            Query("events.ports", {"domain": domain}),
+            Query("events.bits", {"domain": domain, "port": self.port}),
+        ]
 
     def show(self, answers: dict[str, Any], status: Any) -> None:
         bits = answers.get("events.bitmaps")
@@ -325,9 +331,22 @@ Keys: **arrows** move · **p** raise an event on the port · **k** mask · **u**
         self.act("unmask", self._shown(), self.port)
 
     def action_who_wrote(self) -> None:
-        """Go to what made the port pending; whoever runs there, this port stays in view."""
-        self.domain = self._shown()
-        self.post_message(self.WhoWrote(("port", self.domain, self.port)))
+        """Ask which of the bits that the port's event goes by is meant; whoever runs there, this port stays in view."""
+        domain = self._shown()
+        if domain is None:
+            return
+        self.domain = domain
+        bits = {bit["key"]: bit for bit in self.answer("events.bits") or []}
+        options = [(key, key, f"{bit['what']}, now {'set' if bit['set'] else 'clear'}") for key, bit in bits.items()]
+        sent = ("e", "e", "the latest event that was sent to it, as the trace tells")
+        wanted: dict[str, tuple[Any, ...]] = {key: ("bit", bit["at"], bit["mask"]) for key, bit in bits.items()}
+        wanted["e"] = ("port", domain, self.port)
+
+        def ask(key: str | None) -> None:
+            if key is not None:
+                self.post_message(self.WhoWrote(wanted[key]))
+
+        self.app.push_screen(Choice(f"Who wrote this? Port {self.port} of domain {domain}", [*options, sent]), ask)
 
     def action_goto(self) -> None:
         """Go to the latest thing that happened to the port."""

@@ -30,7 +30,7 @@ class Feed:
         self.failure = ""
         self.on_ended: Callable[[str, str], None] = lambda domain, reason: None
         """A domain, by name, has shut down, and how."""
-        self.on_failure: Callable[[str, str], None] = lambda text, details: None
+        self.on_failure: Callable[[str, str, str], None] = lambda text, outlook, details: None
         self.on_notice: Callable[[str], None] = lambda text: None
         self.changed = True
         """Has anything happened since the last refresh?"""
@@ -74,7 +74,7 @@ class Feed:
         if not self.failure:
             self.failure = event.text or "it ended without a word"
             self._asked = None
-            self.on_failure(self.failure, event.details)
+            self.on_failure(self.failure, event.outlook, event.details)
 
     def _reply(self, event: Any) -> None:
         if self._asked is None or event.id != self._asked[0]:

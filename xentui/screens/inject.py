@@ -23,6 +23,9 @@ _MASK64 = (1 << 64) - 1
 class FaultLine(Input):
     """Where a fault is typed. Tab completes."""
 
+    DEFAULT_CSS = """
+    FaultLine > .input--placeholder { color: $muted; }
+    """
     BINDINGS: ClassVar = [
         Binding("enter", "submit", "Inject"),
         Binding("tab", "complete_word", "Complete"),

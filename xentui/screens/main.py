@@ -88,7 +88,7 @@ class MainScreen(Screen[None], inherit_bindings=False):
             return self.first_tree()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Another size class has its own layout."""
+        """Another size class has its own layout. A pane that is maximised stays so, and has a place in it."""
         self.set_class(event.size.width < NARROW, "-narrow")
         wanted = layout.size_class(event.size.width)
         if wanted != self._class:
@@ -96,8 +96,12 @@ class MainScreen(Screen[None], inherit_bindings=False):
             if self.app.control.staged():
                 return
             tree = self._remembered_tree()
-            focus = self.focused_pane
             names = layout.names(tree)
+            maximised, focus = self.grid.maximised, self.focused_pane
+            if maximised is not None:
+                first = self._first_focus(names)
+                self.show(tree if maximised in names else layout.replaced(tree, first, maximised), maximised, maximised)
+                return
             self.show(tree, focus.id if focus is not None and focus.id in names else self._first_focus(names))
 
     @staticmethod

@@ -81,6 +81,7 @@ class StatusBar(Widget):
         if status is None:
             return Text.assemble((" starting ", style("bar--stop")))
         word = " ▶ running " if status.running else " ■ paused  " if status.live else " ◀ in the past "
+        word = " … on the way " if status.travelling and not status.running else word
         line = Text.assemble(
             (word, style("bar--run" if status.running and status.live else "bar--stop")), f" {clock(status.time)}"
         )

@@ -81,6 +81,8 @@ class Terminal:
     def __init__(self, width: int = WIDTH, height: int = HEIGHT) -> None:
         self.width, self.height = width, height
         self.history: deque[list[Run]] = deque(maxlen=SCROLL_BACK)
+        self.scrolled = 0
+        """Rows that have gone into the history, those that it has forgotten included."""
         self._answers = _Answers()
         self._board = board = Board(width=width, height=height, model=XTERM)
         board.host.attach(self._answers)
@@ -107,6 +109,7 @@ class Terminal:
         """What bittty tells besides the screen."""
         if isinstance(event, RowsScrolledOff):
             self.history.extend(_runs(line.cells) for line in event.lines)
+            self.scrolled += len(event.lines)
         elif isinstance(event, ScrollbackCleared):
             self.history.clear()
 
@@ -166,8 +169,12 @@ class Terminal:
             self._answers.data = kept
 
     def paste(self, text: str) -> bytes:
-        """What pasted text sends to the guest: bracketed where the guest has asked for that."""
-        clean = "".join(c for c in text.replace("\r\n", "\n") if c.isprintable() or c in "\n\t").replace("\n", "\r")
+        """What pasted text sends to the guest: bracketed where the guest has asked for that.
+
+        A line ends as a key would end it, however the user's terminal has it: many send CR there.
+        """
+        lines = text.replace("\r\n", "\r").replace("\n", "\r")
+        clean = "".join(c for c in lines if c.isprintable() or c in "\r\t")
         data = clean.encode()
         return b"\x1b[200~" + data + b"\x1b[201~" if self._board.modes.bracketed_paste else data
 

@@ -62,13 +62,13 @@ CONTRAST = Theme(
     foreground="#ffffff",
     background="#000000",
     surface="#0a0a0a",
-    panel="#5a6672",
+    panel="#3a444e",
     dark=True,
     variables={
         "muted": "#b4bfca",
-        "block-cursor-background": "#0050a0",
+        "block-cursor-background": "#003a78",
         "block-cursor-foreground": "#ffffff",
-        "input-selection-background": "#0050a0",
+        "input-selection-background": "#003a78",
     },
 )
 """For the back row: presentation mode."""

@@ -46,8 +46,10 @@ def plain(dark: bool, back: str = "") -> Style:
 
 @cache
 def faint(dark: bool, back: str = "") -> Style:
-    """Text that stands back: times, what is still to come."""
-    return Style(color="#8593a1" if dark else "#66717c", bgcolor=back or None)
+    """Text that stands back: times, what is still to come. On the selected line it must not drown."""
+    if back:
+        return Style(color="#b4bfca" if dark else "#465260", bgcolor=back)
+    return Style(color="#8593a1" if dark else "#66717c")
 
 
 def cursor_back(dark: bool) -> str:

@@ -210,6 +210,10 @@ class Fifo:
         index = self._word(port)
         return index < 0 or bool(self.domain.hv.ram32[index] & MASKED)
 
+    def word_of(self, port: int) -> int:
+        """Index in `ram32` of a port's event word, or -1 while the event array does not reach it."""
+        return self._word(port)
+
     def is_busy(self, port: int) -> bool:
         """Is the port in a queue still? Then it is not given to anybody else."""
         index = self._word(port)
