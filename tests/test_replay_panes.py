@@ -193,7 +193,7 @@ def test_a_port_has_its_whole_history_and_who_wrote_is_asked_of_the_recording(
         latest = max(number for number in set_at if number < now - 1)
         monkeypatch.setattr(type(engine), "who_wrote", lambda *_: pytest.fail("the ring is not asked"))
         await console.until(lambda: bool(pane._history))
-        await console.press("o")
+        await console.press("o", "e")
         await console.until(lambda: engine.standing and latest < engine.status.records < latest + 4)
 
     opened(demo, "events", steps)
