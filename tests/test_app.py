@@ -490,6 +490,8 @@ def test_commands_are_completed_and_obeyed(drive: Callable[..., None]) -> None:
     [
         ("nonsense", "there is no command 'nonsense'"),
         ("goto", ":goto needs TIME|#RECORD"),
+        ("pause hello32", ":pause takes nothing behind it, not 'hello32'"),
+        ("speed 0", "the speed is at least 1"),
         ("goto soon", "'soon' is not a time"),
         ("pause-domain nobody", "there is no domain 'nobody'; there is hello32, hello64"),
         ("send hello32", "needs DOMAIN PORT"),

@@ -245,6 +245,9 @@ class XentuiApp(App[None], inherit_bindings=False):
         if command.needs_argument and not argument:
             self.tell(f":{command.name} needs {command.usage}", "error")
             return
+        if argument and not command.usage:
+            self.tell(f":{command.name} takes nothing behind it, not {argument!r}", "error")
+            return
         self.run_command(command.name, argument)
 
     def complete(self, line: str) -> list[str]:

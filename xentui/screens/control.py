@@ -194,7 +194,10 @@ class Control:
         self._change_speed(-1)
 
     def do_speed(self, argument: str) -> None:
-        self.engine.set_speed(None if argument == "full" else max(1, _number(argument.replace(",", ""), 1)))
+        speed = None if argument == "full" else _number(argument.replace(",", ""), 1)
+        if speed is not None and speed < 1:
+            raise CommandError("the speed is at least 1 instruction a second; pause stops")
+        self.engine.set_speed(speed)
 
     def do_warp(self, argument: str) -> None:
         self.warped = not self.warped
