@@ -129,19 +129,20 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     mapped, unmapped = _present(new), _present(old)
     targets, sources = _frames_of(mapped), _frames_of(unmapped)
     written = targets[_bit(mapped, RW)]
-    single = _different(hv.frames, sources)
-    if not _references_fine(domain, mapped, targets, sources, written, single):
+    references, uses, one = hv.frames.array("ref_count"), hv.frames.array("type_count"), numpy.uint32(1)
+    if not _targets_fine(domain, mapped, targets, written):
+        return 0
+    numpy.subtract.at(references, sources, one)
+    if len(sources) - numpy.count_nonzero(references[sources]):
+        numpy.add.at(references, sources, one)  # a frame would be freed
         return 0
     memory[where] = new
     if mixed:
         preserving = commands == MMU_PT_UPDATE_PRESERVE_AD
         memory[where[preserving]] |= old[preserving] & (ACCESSED | DIRTY)
-    references, uses = hv.frames.array("ref_count"), hv.frames.array("type_count")
-    _count(references, sources, -1, single)
-    _count(uses, sources[_bit(unmapped, RW)], -1, single)
-    single = _different(hv.frames, targets)
-    _count(references, targets, 1, single)
-    _count(uses, written, 1, single)
+    numpy.subtract.at(uses, sources[_bit(unmapped, RW)], one)
+    numpy.add.at(references, targets, one)
+    numpy.add.at(uses, written, one)
     if any(_lazy(domain, table, where) for table in tables if table in domain.lazy_nx.marks):
         domain.lazy_nx.difference_update(where.tolist())  # their NX is the guest's own from now on
     _tell(vcpu, pointers - commands, commands, old, values)
@@ -216,11 +217,8 @@ def _adjusted(entries: Any, width: int) -> Any:
     return new
 
 
-def _references_fine(domain: Domain, mapped: Any, targets: Any, sources: Any, written: Any, single: bool) -> bool:
-    """Is every new frame the domain's own, of the right type already if it may be written, and does none fall free?
-
-    `single`: none of `sources` is there twice.
-    """
+def _targets_fine(domain: Domain, mapped: Any, targets: Any, written: Any) -> bool:
+    """Is every new frame the domain's own, and of the right type already if it may be written?"""
     import numpy
 
     frames = domain.hv.frames
@@ -233,23 +231,8 @@ def _references_fine(domain: Domain, mapped: Any, targets: Any, sources: Any, wr
         return False  # no frame of machine memory
     if numpy.count_nonzero(frames.array("type")[written] != WRITABLE):
         return False
-    references = frames.array("ref_count")
-    if numpy.count_nonzero(references[targets] > MOST_REFERENCES - len(targets)):
-        return False  # perhaps no room for all of them
-    if single:
-        return not numpy.count_nonzero(references[sources] <= 1)
-    dropped, times = numpy.unique(sources, return_counts=True)
-    return not numpy.count_nonzero(references[dropped] <= times)
-
-
-def _count(column: Any, frames: Any, step: int, single: bool) -> None:
-    """Add `step` to the counts of frames; `single`: none of them is there twice."""
-    import numpy
-
-    if single:
-        column[frames] += numpy.uint32(step & 0xFFFF_FFFF)
-    else:
-        numpy.add.at(column, frames, numpy.uint32(step & 0xFFFF_FFFF))
+    # else there may be no room for all of them
+    return not numpy.count_nonzero(frames.array("ref_count")[targets] > MOST_REFERENCES - len(targets))
 
 
 def _tell(vcpu: Vcpu, places: Any, commands: Any, old: Any, values: Any) -> None:
