@@ -306,11 +306,21 @@ def console_process(scale: int, report: int) -> None:
         class Timed(XentuiApp):
             begun: Times | None = None
             ran = False
+            refreshes = 0
 
             def on_mount(self) -> None:  # besides the console's own, which Textual calls too
                 self.set_timer(SETTLED, self.begin)
+                refresh = self.feed.refresh
+
+                def counted() -> bool:
+                    done = refresh()
+                    self.refreshes += done
+                    return done
+
+                self.feed.refresh = counted  # type: ignore[method-assign]
 
             def begin(self) -> None:
+                self.refreshes = 0
                 engine.set_warp(True)
                 self.begun = time.perf_counter(), engine.status.cpu
                 engine.run()
@@ -326,15 +336,16 @@ def console_process(scale: int, report: int) -> None:
                     self.exit(message="the trace is not followed")  # and nothing is reported
                     return
                 wall, cpu = time.perf_counter() - self.begun[0], status.cpu - self.begun[1]
-                os.write(report, f"{wall} {cpu}".encode())
+                os.write(report, f"{wall} {cpu} {self.refreshes}".encode())
                 self.begun = None
                 self.exit()
 
         Timed(engine, run=False).run()
 
 
-def under_console(scale: int) -> Times:
-    """What the run takes with the console open at 120×40, the trace followed."""
+def under_console(scale: int) -> tuple[Times, int]:
+    """What the run takes with the console open at 120×40, the trace followed; and how often the panes were asked
+    for anew, and drawn, meanwhile."""
     reading, writing = os.pipe()
     folder = tempfile.TemporaryDirectory()  # as if for the first time: with the layout that is given then
     os.environ["XDG_CONFIG_HOME"] = folder.name
@@ -355,25 +366,25 @@ def under_console(scale: int) -> Times:
         folder.cleanup()
     if not what:
         raise SystemExit("the console did not see the run to its end with the trace followed")
-    wall, cpu = map(float, what.split())
-    return wall, cpu
+    wall, cpu, refreshes = map(float, what.split())
+    return (wall, cpu), int(refreshes)
 
 
 def bench_engine(scale: int, pairs: int) -> None:
     """The console's share of the engine's speed: each run with it against one without, in turn."""
     setup = busy_setup(scale)
-    both = []
+    both, rates = [], []
     for pair in range(pairs):
-        if pair % 2:
-            watched = under_console(scale)
-            both.append((headless(setup), watched))
-        else:
-            both.append((headless(setup), under_console(scale)))
+        first = None if pair % 2 else headless(setup)
+        watched, refreshes = under_console(scale)
+        both.append((first or headless(setup), watched))
+        rates.append(refreshes / watched[0])
     for kind, what in enumerate(("host time", "the engine's processor time")):
         ratios = [alone[kind] / shown[kind] for alone, shown in both]
         print(f"  headless over watched, {what}: " + " ".join(f"{ratio:.3f}" for ratio in ratios))
         kept = 100 * statistics.median(ratios)
         line(f"120×40, engine's speed kept, {what}, at least", kept, "%", 100 * CONSOLE_TARGET, least=True)
+    line("120×40, refreshes while the run's trace is followed", statistics.median(rates), "/s", REFRESH, least=True)
 
 
 def main() -> int:

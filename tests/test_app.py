@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
@@ -19,6 +19,7 @@ from tests.test_terminal import HOSTILE
 from xentui.app import XentuiApp
 from xentui.engine import messages
 from xentui.engine.moving import EngineError
+from xentui.engine.views import Query
 from xentui.screens import layout, remembered
 from xentui.screens.actions import TABLE
 from xentui.screens.dialogs import Choice, Help, Jump, Question
@@ -676,6 +677,36 @@ def test_a_crash_that_a_branch_begins_with_is_told_as_well() -> None:
     sent += [messages.StatusEvent(past), messages.Ended(2, "two", "crash", 5)]
     feed.pump()
     assert len(told) == 2, "back in the past"
+
+
+def test_a_refresh_that_an_answer_held_up_follows_it() -> None:
+    sent: list[Any] = []
+    asked: list[int] = []
+
+    def ask(_queries: list[Any]) -> int:
+        asked.append(len(asked))
+        return asked[-1]
+
+    def pump() -> list[Any]:
+        taken, sent[:] = list(sent), []
+        return taken
+
+    status = SimpleNamespace(failed=False, live=True)
+    engine = SimpleNamespace(pump=pump, ask=ask, status=status)
+    pane = SimpleNamespace(queries=lambda: [Query("domains.list")], is_attached=True, show=lambda *_: None)
+    feed = Feed(engine, lambda: [cast("Any", pane)])
+    sent.append(messages.StatusEvent(cast("Any", status)))
+    feed.pump()
+    assert feed.refresh() and asked == [0]
+    sent.append(messages.StatusEvent(cast("Any", status)))
+    feed.pump()
+    assert not feed.refresh(), "the first is not answered yet"
+    sent.append(messages.Reply(0, [None]))
+    feed.pump()
+    assert asked == [0, 1], "the one that was due follows at once"
+    sent.append(messages.Reply(1, [None]))
+    feed.pump()
+    assert asked == [0, 1], "no more than were due"
 
 
 def test_typing_where_no_console_is_open(drive: Callable[..., None], own_folder: Path) -> None:

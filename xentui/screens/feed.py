@@ -1,6 +1,6 @@
 """What comes from the engine, and who gets it: messages as they arrive, questions at the screen's rate.
 
-The panes that are seen say what they want to know; 15 times a second, and only when something has changed, one `ask`
+The panes that are seen say what they want to know; 16 times a second, and only when something has changed, one `ask`
 carries all their questions. No second one is sent before the first is answered, so that a busy engine is never
 asked faster than it answers.
 """
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from xentui.engine.views import Query
     from xentui.screens.pane import Pane
 
-RATE = 15
-"""Refreshes a second."""
+RATE = 16
+"""Refreshes a second: at 15, a timer that is a little late would miss what is promised."""
 
 
 class Feed:
@@ -38,6 +38,8 @@ class Feed:
         """Raise what goes wrong in a pane (for tests)."""
         self._faulty: set[Pane] = set()
         self._asked: tuple[int, list[tuple[Pane, list[Query]]]] | None = None
+        self._missed = False
+        """Was it time to refresh while an answer was awaited? Then that is done as soon as it is there."""
         self._branching = False
         """Was a branch begun whose status has not come yet? What happens there is new, and the status still old."""
 
@@ -84,6 +86,8 @@ class Feed:
         for pane, queries in asked:
             answers = {query.key: next(values, ViewError("no answer")) for query in queries}
             self._show(pane, answers)
+        if self._missed:
+            self.refresh()
 
     def _show(self, pane: Pane, answers: dict[str, Any]) -> None:
         """Let a pane draw. A fault of its own is told, and costs the user that pane at most."""
@@ -100,7 +104,8 @@ class Feed:
 
     def refresh(self) -> bool:
         """Ask what the panes want to know, if anything has changed; whether something was done."""
-        if not self.changed or self.status is None or self._asked is not None:
+        self._missed = self._asked is not None
+        if not self.changed or self.status is None or self._missed:
             return False
         self.changed = False
         wanted = [(pane, pane.queries()) for pane in self.panes()]
