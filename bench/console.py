@@ -393,7 +393,7 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=10_000_000, help="how many records the recording has")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long to watch the pane")
     parser.add_argument("--keep", metavar="FILE", help="keep the recording there, and use it when it is there already")
-    parser.add_argument("--pairs", type=int, default=5, help="how many pairs of runs for the engine's speed")
+    parser.add_argument("--pairs", type=int, default=15, help="how many pairs of runs for the engine's speed")
     parser.add_argument("--scale", type=int, default=30, help="how much the guest does in each")
     parser.add_argument("--only-engine", action="store_true", help="the engine's speed alone")
     parser.add_argument("--only-recording", action="store_true", help="opening and filtering a recording alone")
