@@ -257,7 +257,8 @@ def test_with_no_snapshot_left_there_is_no_outlook() -> None:
 
 
 CLIENT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's children ignore it
 from xentui.config import resolve_guest
 from xentui.engine.process import Engine, Setup
 engine = Engine.start(Setup([resolve_guest("hello64")]))
