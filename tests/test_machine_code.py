@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xentui.engine.machine_code import MachineCode, address_of, python_hook, store, with_integers
+from xentui.engine.clock import ExactClock, FastClock
+from xentui.engine.machine_code import MachineCode, address_of, over, python_hook, store, with_integers
 from xentui.engine.trace import RECORD, TraceRing
 
 U64 = (1 << 64) - 1
@@ -34,6 +35,23 @@ def test_a_native_function_keeps_its_code() -> None:
 def test_a_native_function_refuses_what_is_no_number() -> None:
     with pytest.raises((TypeError, SystemError)):
         add("7")
+
+
+def test_a_jump_does_not_reach_further_than_it_can() -> None:
+    assert over("75", bytes(127)) == b"\x75\x7f" + bytes(127)
+    with pytest.raises(OverflowError):
+        over("75", bytes(128))  # which would lead backward
+
+
+def test_the_time_can_be_told_when_nobody_has_the_clock_any_more() -> None:
+    budget = memoryview((ctypes.c_int64 * 1)(-246)).cast("B").cast("q")
+    exact, fast = ExactClock(budget).now, FastClock().now
+    before, first = exact(), fast()
+    del budget
+    gc.collect()
+    others = [(ctypes.c_int64 * size)(*[-1 << 40] * size) for size in (1, 2) for _ in range(1000)]
+    assert exact() == before == 123
+    assert first <= fast() < first + 3_600_000_000_000 and len(others) == 2000
 
 
 def call_hook(code: MachineCode, second: int) -> int:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from xentui.engine.machine_code import NO_ARGUMENTS, address_of, call, load, python_function
+from xentui.engine.machine_code import NO_ARGUMENTS, address_of, call, load, over, python_function
 
 BYTES_PER_NS = 2
 """The clock unit of the exact pace: bytes of guest code executed in a nanosecond (about 500 MIPS)."""
@@ -76,7 +76,7 @@ class ExactClock:
     def __init__(self, budget: memoryview) -> None:
         self.budget = budget
         self._deadline = memoryview((ctypes.c_int64 * 1)()).cast("B").cast("q")
-        self.now = _exact_now(_address(self._deadline), _address(budget))
+        self.now = _exact_now(self._deadline, budget)
 
     @property
     def deadline(self) -> int:
@@ -110,7 +110,7 @@ class FastClock:
         self._words = memoryview((ctypes.c_int64 * 2)()).cast("B").cast("q")
         """Does time stand still; the time then, or else what is added to the host's."""
         self._words[1] = -time.monotonic_ns()
-        self.now = _fast_now(_address(self._words))
+        self.now = _fast_now(self._words)
 
     def freeze(self) -> None:
         """Let time stand still until `thaw`: nobody runs, or the machine is put by as a snapshot."""
@@ -146,25 +146,27 @@ def _address(words: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(words))
 
 
-def _exact_now(deadline: int, budget: int) -> Callable[[], int]:
-    """(deadline - budget) >> 1, of the words at these addresses."""
+def _exact_now(deadline: memoryview, budget: memoryview) -> Callable[[], int]:
+    """(deadline - budget) >> 1, of these words; it keeps them alive."""
     #   push rax; …; mov rdi,[rdx]; …; sub rdi,[rdx]; sar rdi,1; …; pop rcx; ret
-    code = bytes.fromhex("50") + load("rdx", deadline) + bytes.fromhex("488b3a") + load("rdx", budget)
+    code = bytes.fromhex("50") + load("rdx", _address(deadline)) + bytes.fromhex("488b3a")
+    code += load("rdx", _address(budget))
     code += bytes.fromhex("482b3a 48d1ff") + call("PyLong_FromLongLong") + bytes.fromhex("59 c3")
-    now: Callable[[], int] = python_function("now", code, NO_ARGUMENTS)
+    now: Callable[[], int] = python_function("now", code, NO_ARGUMENTS, deadline, budget)
     return now
 
 
-def _fast_now(words: int) -> Callable[[], int]:
-    """FastClock's time, of the words at this address."""
+def _fast_now(words: memoryview) -> Callable[[], int]:
+    """FastClock's time, of its words; it keeps them alive."""
+    load_words = load("rdx", _address(words))
     #   sub rsp,24; …; cmp qword [rdx],0; jne frozen
     #   mov edi,CLOCK_MONOTONIC; mov rsi,rsp; …; imul rdi,[rsp],1000000000; add rdi,[rsp+8]
     #   …; add rdi,[rdx+8]; jmp over
     # frozen: mov rdi,[rdx+8]
     # over: …; add rsp,24; ret
     host = bytes.fromhex("bf01000000 4889e6") + call(address_of(ctypes.CDLL(None).clock_gettime))
-    host += bytes.fromhex("48693c2400ca9a3b 48037c2408") + load("rdx", words) + bytes.fromhex("48037a08 eb04")
-    code = bytes.fromhex("4883ec18") + load("rdx", words) + bytes.fromhex("48833a00 75") + bytes([len(host)]) + host
+    host += bytes.fromhex("48693c2400ca9a3b 48037c2408") + load_words + bytes.fromhex("48037a08 eb04")
+    code = bytes.fromhex("4883ec18") + load_words + bytes.fromhex("48833a00") + over("75", host)
     code += bytes.fromhex("488b7a08") + call("PyLong_FromLongLong") + bytes.fromhex("4883c418 c3")
-    now: Callable[[], int] = python_function("now", code, NO_ARGUMENTS)
+    now: Callable[[], int] = python_function("now", code, NO_ARGUMENTS, words)
     return now

@@ -74,9 +74,14 @@ def call(function: str | int) -> bytes:
     return load("rax", address) + b"\xff\xd0"
 
 
+def over(jump: str, code: bytes) -> bytes:
+    """Code, at most 127 bytes, that a conditional jump passes over; raises OverflowError if there is more of it."""
+    return bytes.fromhex(jump) + len(code).to_bytes(1, "little", signed=True) + code
+
+
 def if_null(code: bytes) -> bytes:
     """Where a function has returned 0: test rax,rax; jne over; …"""
-    return b"\x48\x85\xc0\x75" + len(code).to_bytes(1, "little") + code
+    return bytes.fromhex("4885c0") + over("75", code)
 
 
 def store(address: int, value: int) -> bytes:

@@ -18,7 +18,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from xentui.engine.machine_code import ARRAY_OF_ARGUMENTS, address_of_object, call, if_null, load, python_function
+from xentui.engine.machine_code import ARRAY_OF_ARGUMENTS, address_of_object, call, if_null, load, over, python_function
 
 LIMIT, CURSOR, END, WORDS = range(4)
 """Virtual time at which the chunk is cut; addresses of the next record, and of where there is something to do."""
@@ -39,11 +39,11 @@ def native_put(
     time = bytes.fromhex("488b3b") + value  # mov rdi,[rbx]
     #   push rbx; push r12; push r13; mov rbx,rsi; cmp rdx,fields; je over; …
     code = bytes.fromhex("53 4154 4155 4889f3 4883fa") + bytes([len(sizes)])
-    code += _over("74", call("PyErr_BadArgument") + _GIVE_UP)
+    code += over("74", call("PyErr_BadArgument") + _GIVE_UP)
     #   cmp rax,[r12+8*LIMIT]; jb over; …; mov rsi,[rbx]; …
     code += load("r12", ctypes.addressof(words)) + time + bytes.fromhex("493b0424")
     called = load("rdi", address_of_object(reach)) + bytes.fromhex("488b33") + call("PyObject_CallOneArg")
-    code += _over("72", called + if_null(_GIVE_UP) + release + time)
+    code += over("72", called + if_null(_GIVE_UP) + release + time)
     #   mov r13,[r12+8*CURSOR]; mov [r13],rax
     code += bytes.fromhex("4d8b6c2408 49894500")
     offset = sizes[0]
@@ -54,13 +54,8 @@ def native_put(
     #   add r13,size of a record; mov [r12+8*CURSOR],r13; cmp r13,[r12+8*END]; jne over; …
     code += bytes.fromhex("4983c5") + bytes([offset]) + bytes.fromhex("4d896c2408 4d3b6c2410")
     called = load("rdi", address_of_object(reach_end)) + call("PyObject_CallNoArgs")
-    code += _over("75", called + if_null(_GIVE_UP) + release)
+    code += over("75", called + if_null(_GIVE_UP) + release)
     #   xor edi,edi; …; pop r13; pop r12; pop rbx; ret
     code += bytes.fromhex("31ff") + call("PyLong_FromLong") + bytes.fromhex("415d 415c 5b c3")
     put: Callable[..., object] = python_function("put", code, ARRAY_OF_ARGUMENTS, words, reach, reach_end)
     return put
-
-
-def _over(jump: str, code: bytes) -> bytes:
-    """Code that a conditional jump passes over."""
-    return bytes.fromhex(jump) + len(code).to_bytes(1, "little") + code
