@@ -115,6 +115,25 @@ def test_put_raises_what_its_reader_raises() -> None:
         ring.put(2, *range(10))
 
 
+def test_put_refuses_what_is_no_number() -> None:
+    ring = TraceRing(2)
+
+    def put(last: Any) -> None:
+        for _ in range(20):  # by then the interpreter calls it its quick way, which looks at nothing
+            ring.put(1, *range(9), last)
+
+    with pytest.raises(TypeError):
+        put("8")
+    with pytest.raises(TypeError):
+        put(None)
+    assert ring.head == 0
+    put(8)
+    assert ring.head == 20
+    with pytest.raises(TypeError):
+        put("8")
+    assert ring.head == 20
+
+
 def test_put_needs_every_field() -> None:
     with pytest.raises(TypeError):
         TraceRing(2).put(1, 2, 3)  # type: ignore[call-arg]

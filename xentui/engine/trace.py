@@ -291,9 +291,9 @@ _HEAD_INDEX = 3  # of the head among the header's 64-bit words
 class TraceRing:
     """A ring of the latest records, handed on chunk by chunk so that a recording misses none.
 
-    `put(time, rip, kind, vcpu, domain, number, a, b, c, d, result)` appends one record. It is the hot path (about
-    0.25 µs) and checks nothing: the caller keeps each value within its field (`struct.error` otherwise) and gives
-    negative ones as `value & U64`. Bind it once: `put = ring.put`.
+    `put(time, rip, kind, vcpu, domain, number, a, b, c, d, result)` appends one record. It is the hot path, and so
+    machine code (trace_put.py): of a value that does not fit into its field the upper bits are dropped, and a negative
+    one is stored as `value & U64`. TypeError for what is no integer. Bind it once: `put = ring.put`.
 
     `capacity_records`: a power of two. `buffer`: writable, `TraceRing.size_of(capacity_records)` bytes, for a ring in
     shared memory; by default the ring's own. `flush`: called with the rows of each chunk as they lie in the ring, to
@@ -333,7 +333,7 @@ class TraceRing:
         return RING_HEADER_SIZE + capacity_records * RECORD_SIZE
 
     def _build(self, flush: Flush | None, chunk_time: int) -> None:
-        """Make `put` and what shares its state as closures: local variables cost half of what attributes do."""
+        """Make `put`, and as closures what shares its state: local variables cost half of what attributes do."""
         import ctypes
 
         from xentui.engine.trace_put import CURSOR, END, LIMIT, WORDS, native_put

@@ -32,7 +32,7 @@ def native_put(
 ) -> Callable[..., object]:
     """`put` for records whose fields have so many bytes each; `words` is an array of ctypes, of `WORDS` 64-bit words.
 
-    What `reach` and `reach_end` raise, it raises.
+    What `reach` and `reach_end` raise, it raises; and TypeError, without a record, for what is no integer.
     """
     value = call("PyLong_AsUnsignedLongLongMask")
     release = bytes.fromhex("4889c7") + call("Py_DecRef")  # mov rdi,rax
@@ -51,6 +51,8 @@ def native_put(
         code += bytes.fromhex("488b7b") + bytes([8 * number]) + value  # mov rdi,[rbx+…]
         code += bytes.fromhex(_STORE[size]) + bytes([offset])
         offset += size
+    #   test rax,rax; je over; …: a field was no integer
+    code += call("PyErr_Occurred") + bytes.fromhex("4885c0") + over("74", _GIVE_UP)
     #   add r13,size of a record; mov [r12+8*CURSOR],r13; cmp r13,[r12+8*END]; jne over; …
     code += bytes.fromhex("4983c5") + bytes([offset]) + bytes.fromhex("4d896c2408 4d3b6c2410")
     called = load("rdi", address_of_object(reach_end)) + call("PyObject_CallNoArgs")
