@@ -1,7 +1,8 @@
 """The engine's own machine code: hooks that the emulator calls without entering Python.
 
-Each is position-independent and gets its data behind the hook's last argument. The counters of the block hook are the
-one structure that the rest of the engine reads; its words are named here.
+Each is position-independent and gets its data behind the hook's last argument; but the pieces of hooks that do enter
+Python (`before_syscall` and those after it) are made for one processor. The counters of the block hook are the one
+structure that the rest of the engine reads; its words are named here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The hooks by which traps come from the emulator to their handlers.
 
-Each is a ctypes callback that calls one method of `TrapHandlers`, keeps what that raises (an exception must not cross
-the C code between), and where the emulator would not do as the processor does, leaves the instruction by a long jump.
+Each calls one method of `TrapHandlers` and keeps what that raises (an exception must not cross the C code between).
+Those of exceptions, INT n, SYSCALL and #UD, which come often, are machine code that calls Python; those of emulated
+instructions are ctypes callbacks behind machine code (x86/native.py), which leaves the instruction by a long jump where
+the emulator would not do as the processor does.
 """
 
 from __future__ import annotations
@@ -151,9 +153,7 @@ class TrapHooks:
         word = memoryview(words).cast("B").cast("I")
         processor.keep.append(words)
         delivered = store(processor.env + 4 * OLD_EXCEPTION, NO_EXCEPTION)
-        before = native.before_syscall(
-            processor.env, processor.budget_address, address_of(uc.read_eflags)
-        )  # fmt: skip
+        before = native.before_syscall(processor.env, processor.budget_address, address_of(uc.read_eflags))
         return [
             self._python_hook(
                 uc.HOOK_INTR, on_interrupt, load("rdx", ctypes.addressof(words)) + native.STORE_VECTOR, delivered

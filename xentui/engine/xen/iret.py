@@ -37,12 +37,12 @@ _IN_SYSCALL = 1 << 8  # VGCF_in_syscall of arch-x86/xen-x86_64.h
 _ARCH_IOPL = 1 << VMASST_TYPE_architectural_iopl
 _GUESTS_FLAGS = 0x3F_7FD7 & ~(EF_CONDITIONS | EF_DF | EF_IOPL | EF_VM)
 """The bits of RFLAGS, besides the condition codes and DF, that a guest's frame may set."""
-# RIP, EFLAGS, CC_SRC, CC_OP and DF; CC_DST and CC_SRC2 in between have no meaning with CC_OP_EFLAGS
 _RIP_BYTE = 8 * RIP
+# RIP, EFLAGS, CC_SRC, CC_OP and DF; CC_DST and CC_SRC2 in between have no meaning with CC_OP_EFLAGS
 _STORE = struct.Struct("<QQ8xQ8xII").pack_into
 _RF_TF, _ALWAYS = EF_RF | EF_TF, EF_IF | EF_FIXED
-_read_frame64 = struct.Struct("<9Q").unpack_from
 _FRAME64 = struct.Struct("<9Q")
+_read_frame64 = _FRAME64.unpack_from
 _FRAME32 = struct.Struct("<4I")
 FLAT_USER_CS64, FLAT_USER_SS64 = 0xE033, 0xE02B
 
