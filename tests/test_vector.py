@@ -14,6 +14,7 @@ from tests.fakes import A, D, Guest, P, U, W, make_guest, make_hypervisor
 from xentui.engine.x86.paging import GLOBAL, PCD
 from xentui.engine.xen import guest_access, mmu_update, page_type, vector
 from xentui.engine.xen.audit import audit
+from xentui.engine.xen.domain import LazyNx
 from xentui.engine.xen.hypervisor import Hypervisor
 from xentui.engine.xen.memory import do_memory_op
 from xentui.engine.xen.page import L1, PINNED
@@ -200,3 +201,14 @@ def test_recordings_do_not_depend_on_it(xtrace: Any) -> None:
     plain, audited = record(xtrace, *options), record(xtrace.with_suffix(".audited"), *options, "--audit")
     with plain.read() as one, audited.read() as other:
         assert len(one) == len(other) and (one.records(0, len(one)) == other.records(0, len(other))).all()
+
+
+def test_marks_of_lazy_entries_are_made_once() -> None:
+    lazy = LazyNx(512 + slot for slot in range(6))
+    marks = lazy.marks
+    assert [bytes(table[:8]) for table in marks.values()] == [b"\1" * 6 + b"\0" * 2]
+    lazy.discard(512)  # a first fetch, of which there are thousands
+    assert lazy.marks is marks
+    lazy.drop([512, 513, 517, 4000])
+    assert lazy == {514, 515, 516} and lazy.marks is marks
+    assert list(marks) == [1] and bytes(marks[1][:8]) == b"\0\0\1\1\1\0\0\0"

@@ -34,16 +34,28 @@ class LazyNx(set[int]):
 
     def __init__(self, entries: Iterable[int] = ()) -> None:
         super().__init__(entries)
-        self._known, self._marks = 0, dict[int, bytearray]()
+        self._marks: dict[int, bytearray] | None = None
 
     @property
     def marks(self) -> dict[int, bytearray]:
-        """The same by the frames of the tables that they are in: a byte of each of its entries, 1 for these."""
-        if self._known != len(self):  # none comes later
-            self._known, self._marks = len(self), {index >> 9: bytearray(512) for index in self}
+        """The same by the frames of the tables that they are in: a byte of each of its entries, 1 for these.
+
+        Made once, as it takes 30 ms for 512 MB: no entry comes later, and one that was discarded alone stays marked,
+        which costs whoever looks at it no more than a `drop` of what is not there.
+        """
+        if self._marks is None:
+            self._marks = {index >> 9: bytearray(512) for index in self}
             for index in self:
                 self._marks[index >> 9][index & 511] = 1
         return self._marks
+
+    def drop(self, entries: list[int]) -> None:
+        """Take those of the entries out that are there, and their marks."""
+        self.difference_update(entries)
+        for index in entries:
+            table = self.marks.get(index >> 9)
+            if table is not None:
+                table[index & 511] = 0
 
 
 class TrapHandler:

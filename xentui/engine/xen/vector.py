@@ -144,7 +144,7 @@ def update(vcpu: Vcpu, requests: int, count: int) -> int:
     numpy.add.at(references, targets, one)
     numpy.add.at(uses, written, one)
     if any(_lazy(domain, table, where) for table in tables if table in domain.lazy_nx.marks):
-        domain.lazy_nx.difference_update(where.tolist())  # their NX is the guest's own from now on
+        domain.lazy_nx.drop(where.tolist())  # their NX is the guest's own from now on
     _tell(vcpu, pointers - commands, commands, old, values)
     return count
 
@@ -158,7 +158,7 @@ def _within_known_pages(vcpu: Vcpu, requests: int, count: int) -> int:
 
 
 def _lazy(domain: Domain, table: int, where: Any) -> bool:
-    """Is one of these entries, as far as they are in this table, in the domain's `lazy_nx`?"""
+    """Is one of these entries, as far as they are in this table, perhaps in the domain's `lazy_nx`?"""
     import numpy
 
     marks = numpy.frombuffer(domain.lazy_nx.marks[table], "u1")
