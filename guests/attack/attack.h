@@ -30,6 +30,7 @@ extern const struct attempt table_attempts[], type_attempts[], frame_attempts[],
 verdict_t refused(long result, const char *got);
 verdict_t status_refused(long result, int16_t status, const char *got);  /* the same for a grant operation's status */
 verdict_t broke_out(const char *got);
+extern bool needed_moment;               /* set by an attempt for which an event must come in the middle of a hypercall */
 /* The attempt went through and changed nothing that matters, if `kept`; else it broke out. */
 verdict_t harmless(bool kept, const char *what_became, const char *got);
 /* The trap that the latest TRY ended with; none is what the text says. */

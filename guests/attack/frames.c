@@ -240,9 +240,11 @@ static verdict_t pin_vcpu_info(unsigned int level)
         events_on();
     }
     uint64_t entry = pte_read((unsigned long)there);
+    events_off();                        /* an upcall clears its flag in the page that we cannot write for now */
     read_only(there);
     verdict_t verdict = refused(pin(level, there), "a page table that the hypervisor writes to");
     pte_write((unsigned long)there, entry);
+    events_on();
     return verdict;
 }
 

@@ -159,6 +159,7 @@ static int interrupted(unsigned int command, long (*act)(void))
     struct evtchn_close close = {.port = port};
     event_handle(port, act_in_between);
     to_be_done = act;
+    needed_moment = true;
     events_off();
     event_send(port);
     own_vcpu->evtchn_upcall_mask = 0;    /* pending and not masked: the next entry is preempted as soon as it may be */
