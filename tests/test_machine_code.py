@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xentui.engine.clock import ExactClock, FastClock
-from xentui.engine.machine_code import MachineCode, address_of, over, python_hook, store, with_integers
+from xentui.engine.machine_code import (
+    NO_ARGUMENTS,
+    MachineCode,
+    address_of,
+    over,
+    python_function,
+    python_hook,
+    store,
+    with_integers,
+)
 from xentui.engine.trace import RECORD, TraceRing
 
 U64 = (1 << 64) - 1
@@ -30,6 +39,18 @@ def test_a_native_function_keeps_its_code() -> None:
     assert seven() == 7 and seven.__name__ == "seven"
     with pytest.raises(TypeError):
         seven(1)
+
+
+def test_a_native_function_is_freed_before_its_definition() -> None:
+    """The collector clears what it tracks before it frees it; a definition that is cleared first is read as garbage."""
+    assert not any(gc.is_tracked(part) for part in add.__self__[:2])
+    for _ in range(2000):
+        around: list[Any] = []
+        around.append(python_function("f", bytes.fromhex("c3"), NO_ARGUMENTS, around))
+        del around
+        held = [b"\xff" * size for size in range(1, 64)]
+    gc.collect()
+    assert len(held) == 63
 
 
 def test_a_native_function_refuses_what_is_no_number() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -35,14 +36,8 @@ class MachineCode:
         self.address = ctypes.addressof(self._anchor)
 
 
-class _MethodDefinition(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("function", ctypes.c_void_p),
-        ("flags", ctypes.c_int),
-        ("text", ctypes.c_char_p),
-    )
-
+_METHOD_DEFINITION = struct.Struct("<QQi4xQ")
+"""PyMethodDef: name, function, flags, text."""
 
 _new_function = ctypes.pythonapi.PyCFunction_NewEx
 _new_function.restype = ctypes.py_object
@@ -113,9 +108,15 @@ def python_hook(function: Callable[[], object], before: bytes = b"", after: byte
 def python_function(name: str, code: bytes, arguments: int, *keep: object) -> Any:
     """A Python function made of machine code, which is called as Python calls built-in functions: the arguments in
     RSI, as `arguments` says, and the result an object in RAX. It keeps its code and what is in `keep` alive."""
-    page = MachineCode(code)
-    definition = _MethodDefinition(name.encode(), page.address, arguments)
-    return _new_function(ctypes.addressof(definition), (page, definition, *keep), None)
+    page, name_bytes = MachineCode(code), name.encode()
+    definition = _METHOD_DEFINITION.pack(_address_of_bytes(name_bytes), page.address, arguments, 0)
+    # the interpreter looks at the definition once more when it frees the function: in a bytes object it is still there
+    # when the garbage collector has cleared what refers to itself, as it clears a structure of ctypes
+    return _new_function(_address_of_bytes(definition), (definition, name_bytes, page, *keep), None)
+
+
+def _address_of_bytes(data: bytes) -> int:
+    return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
 
 
 def with_integers(name: str, first: int, function: int | bytes, argument: bool = False) -> Any:
